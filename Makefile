@@ -1,0 +1,54 @@
+# Each command creates .venv and installs what it needs; a machine with only python3 (3.11 or newer) will do.
+#   make demo    train, test and simulate on the bundled data
+#   make test    the tests
+#   make lint    formatting, lint, types
+#   make bench   time per energy and force call and per training step
+SHELL := /bin/bash
+VENV ?= .venv
+JOBS ?= 2
+EXTRAS ?= all
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$p -m venv $(VENV); done; \
+	echo "macejax needs python 3.11 or newer with the venv module (on Debian: apt install python3-venv); PYTHON=/path/to/python names one." >&2; exit 1
+
+.PHONY: demo test lint format bench install clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.installed-core
+	$(VENV)/bin/macejax demo --output demo_run
+
+test: $(VENV)/.installed-test
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	MACEJAX_TEST_X64=0 $(PY) -m pytest -n $(JOBS) --dist loadfile -m "x32 and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: $(VENV)/.installed-lint
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(VENV)/.installed-core
+	$(PY) experiments/bench/run.py
+
+install: $(VENV)/.installed-$(EXTRAS)
+
+$(PY):
+	@$(FIND_PYTHON)
+
+# One stamp for each set of extras, so that nothing is installed twice.
+$(VENV)/.installed-core: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet -c constraints.txt -e ".[$*]"
+	@touch $@ $(VENV)/.installed-core
+
+clean:
+	rm -rf $(VENV) .cache demo_run

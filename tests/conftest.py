@@ -1,0 +1,31 @@
+"""What every test shares: precision, compile cache, and the way to the real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before jax is imported. Commands that the tests start inherit the cache, but choose their own precision.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ.get("MACEJAX_CACHE", str(REPOSITORY / ".cache" / "jax")))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax  # noqa: E402  (the lines above must come first)
+
+jax.config.update("jax_enable_x64", os.environ.get("MACEJAX_TEST_X64", "1") != "0")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder that holds `data/` and `models/` with reference labels of others; the test is skipped where there is none."""
+    folder = os.environ.get("MACEJAX_TEST_DATA")
+    if not folder:
+        pytest.skip("MACEJAX_TEST_DATA is not set: no real data to test on.")
+    path = Path(folder)
+    if not (path / "data").is_dir():
+        raise FileNotFoundError(f"MACEJAX_TEST_DATA={folder} holds no folder data/.")
+    return path
