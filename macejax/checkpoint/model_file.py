@@ -1,0 +1,175 @@
+"""The model file: one safetensors file whose header carries everything that, beside the numbers, makes the model.
+
+Layout. Tensors: the parameters, named by their path in the tree (`params/interaction_0/linear/0e`). Metadata: `macejax`, a JSON object with the
+fields of `_header`, and `sha256`, a digest of that JSON and of the name, dtype, shape and bytes of every tensor. Reading it executes no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from macejax.checkpoint.atomic import write_atomically
+from macejax.config import ModelConfig
+
+if TYPE_CHECKING:
+    from macejax.model.mace import Model
+
+FORMAT_VERSION = 1
+UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+DTYPES = ("float32", "float64")
+
+
+class ModelFileError(ValueError):
+    """A model file that is damaged, of another format, or not a model file at all."""
+
+
+def save_model(path: str | os.PathLike, model: Model, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a model to one file, atomically.
+
+    Args:
+      path: where to; by custom it ends in `.mace`.
+      model: config and parameters, all of one dtype.
+      extra: anything that JSON holds, kept in the header under `extra` (errors on the test set, the name of the run, ...).
+
+    Raises:
+      ValueError: parameters of several dtypes, or that hold NaN or Inf.
+      OSError: the disk refuses; a file that was at `path` before is untouched.
+    """
+    from safetensors.numpy import save
+
+    tensors = {name: np.asarray(value, order="C") for name, value in _flatten(model.params)}
+    dtypes = sorted({str(value.dtype) for value in tensors.values()})
+    if len(dtypes) != 1 or dtypes[0] not in DTYPES:
+        raise ValueError(f"the parameters of a model must all be float32 or all be float64, not {' and '.join(dtypes) or 'absent'}.")
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"parameter {name} holds NaN or Inf: such a model is not saved.")
+    header = json.dumps(_header(model.config, dtypes[0], extra or {}), sort_keys=True, allow_nan=False)
+    write_atomically(path, save(tensors, metadata={"macejax": header, "sha256": _digest(header, tensors)}))
+
+
+def load_model(path: str | os.PathLike) -> Model:
+    """Read a model file.
+
+    Returns:
+      Model whose parameters are numpy arrays in the dtype of the file, whatever JAX's x64 setting; `jax.tree.map(jnp.asarray, ...)` brings them to the device.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ModelFileError: the file is damaged, of another format or a newer one, or not a model file. Nothing in it is ever executed.
+    """
+    from macejax.model.mace import Model
+
+    path = Path(path)
+    header, tensors = _read(path)
+    return Model(_config(path, header), _unflatten(tensors))
+
+
+def read_header(path: str | os.PathLike) -> dict[str, Any]:
+    """The verified header of a model file as a dictionary: format, config, species, units, dtype, versions, extra, and `parameters`, their number."""
+    header, tensors = _read(Path(path))
+    return {**header, "parameters": int(sum(value.size for value in tensors.values()))}
+
+
+def _header(config: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    from ase.data import chemical_symbols
+
+    return {
+        "format": FORMAT_VERSION,
+        "config": config.model_dump(mode="json"),
+        "species": [chemical_symbols[number] for number in config.elements],
+        "units": UNITS,
+        "dtype": dtype,
+        "versions": {name: _version(name) for name in ("macejax", "jax", "flax", "e3nn-jax", "numpy")},
+        "extra": dict(extra),
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and tensors of a file, everything verified: kind, size, format version, then the digest."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; a model is one file.")
+    content = path.read_bytes()
+    _refuse_other_formats(path, content)
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{path} is damaged or not a model file: its table of tensors cannot be read ({error}).") from error
+    if "macejax" not in metadata or "sha256" not in metadata:
+        raise ModelFileError(f"{path} holds tensors, but no macejax header: it is damaged, or was not written by macejax.")
+    try:
+        header = json.loads(metadata["macejax"])
+        written = int(header["format"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"{path} is damaged: its header cannot be read.") from error
+    if written > FORMAT_VERSION:
+        raise ModelFileError(f"{path} has format {written}; this macejax reads up to format {FORMAT_VERSION}. Please upgrade macejax.")
+    if _digest(metadata["macejax"], tensors) != metadata["sha256"]:
+        raise ModelFileError(f"{path} is damaged: its content does not match its checksum. Fetch or train it again.")
+    return header, tensors
+
+
+def _refuse_other_formats(path: Path, content: bytes) -> None:
+    if content[:1] == b"\x80" or content[:4] == b"PK\x03\x04":
+        raise ModelFileError(f"{path} is a pickle or a torch file, which is a program: macejax does not open it. A macejax model file is wanted.")
+    if len(content) < 8 or int.from_bytes(content[:8], "little") > len(content) - 8:
+        raise ModelFileError(f"{path} is truncated or not a model file ({len(content)} bytes).")
+
+
+def _config(path: Path, header: Mapping[str, Any]) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(header["config"])
+    except (ValidationError, KeyError) as error:
+        raise ModelFileError(f"{path} describes a model that this macejax does not know: {error}") from error
+
+
+def _digest(header: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the header and every tensor's name, dtype, shape and bytes, in the order of the names."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    for key, value in tree.items():
+        if "/" in key:
+            raise ValueError(f"the name {key!r} of a parameter holds a slash.")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, np.asarray(value)
+
+
+def _unflatten(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in tensors.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,89 @@
+"""Neighbour gather whose transpose is a gather.
+
+In row form the list of edges is symmetric: slot e = (i, m) of the edge j -> i knows the slot `reverse[e]` of i -> j. The transpose of
+`h[senders]` is therefore "permute the cotangents by `reverse`, sum each row", whose transpose is the gather again; the permutation itself is an
+involution, its own transpose. Three linear primitives, closed under differentiation of any order and mode, and no scatter anywhere.
+
+They are primitives because `jax.custom_vjp` forbids forward mode and `jax.custom_derivatives.linear_call` has no batching rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+
+def gather_neighbors(h: jax.Array, senders: jax.Array, reverse: jax.Array) -> jax.Array:
+    """Features of the sender of every slot: h [N, ...], senders [N, M], reverse [N*M] -> [N, M, ...]."""
+    return _gather.bind(h, senders, reverse)
+
+
+def reverse_edges(g: jax.Array, reverse: jax.Array) -> jax.Array:
+    """The value that every slot's reversed edge has: g [N, M, ...], reverse [N*M] -> [N, M, ...]. Padding slots keep their own."""
+    return _reverse.bind(g, reverse)
+
+
+def _gather_impl(h: jax.Array, senders: jax.Array, reverse: jax.Array) -> jax.Array:
+    del reverse  # only the transpose needs it
+    return h.at[senders].get(mode="promise_in_bounds")
+
+
+def _reverse_impl(g: jax.Array, reverse: jax.Array) -> jax.Array:
+    flat = g.reshape((g.shape[0] * g.shape[1],) + g.shape[2:])
+    return flat.at[reverse].get(mode="promise_in_bounds").reshape(g.shape)
+
+
+def _sum_reversed_impl(g: jax.Array, senders: jax.Array, reverse: jax.Array) -> jax.Array:
+    del senders
+    return jnp.sum(_reverse_impl(g, reverse), axis=1)
+
+
+def _linear_primitive(name: str, impl: Callable[..., jax.Array]) -> Primitive:
+    """Primitive that is linear in its first operand; the others are integer indices. Its transpose is set by `_set_transpose`."""
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(impl))
+
+    def abstract(x, *indices):
+        shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (x, *indices)]
+        return jax.core.ShapedArray(jax.eval_shape(impl, *shapes).shape, x.dtype)
+
+    def jvp(primals, tangents):
+        out = primitive.bind(*primals)
+        tangent = tangents[0]
+        if isinstance(tangent, ad.Zero):
+            return out, ad.Zero.from_primal_value(out)
+        return out, primitive.bind(tangent, *primals[1:])
+
+    def batch(args, dims):
+        if all(d is None for d in dims[1:]):
+            # Last, where it joins the channels: the leading axes stay nodes and slots.
+            out = primitive.bind(jnp.moveaxis(args[0], dims[0], -1), *args[1:])
+            return out, out.ndim - 1
+        # Indices that differ along the batch: plain indexing, whose transpose is a scatter.
+        return jax.vmap(impl, in_axes=tuple(dims))(*args), 0
+
+    primitive.def_abstract_eval(abstract)
+    ad.primitive_jvps[primitive] = jvp
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(impl, multiple_results=False))
+    return primitive
+
+
+def _set_transpose(primitive: Primitive, adjoint: Primitive) -> None:
+    def transpose(cotangent, _, *indices):
+        gradient = None if isinstance(cotangent, ad.Zero) else adjoint.bind(cotangent, *indices)
+        return (gradient,) + (None,) * len(indices)
+
+    ad.primitive_transposes[primitive] = transpose
+
+
+_gather = _linear_primitive("gather_neighbors", _gather_impl)
+_sum_reversed = _linear_primitive("sum_reversed_edges", _sum_reversed_impl)
+_reverse = _linear_primitive("reverse_edges", _reverse_impl)
+_set_transpose(_gather, _sum_reversed)
+_set_transpose(_sum_reversed, _gather)
+_set_transpose(_reverse, _reverse)
