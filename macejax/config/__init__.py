@@ -1,0 +1,26 @@
+"""Typed, frozen configuration: sections with defaults and help, YAML in and out."""
+
+from macejax.config.model import ModelConfig, ModelSection
+from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
+from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
+from macejax.config.section import Section
+from macejax.config.text import ConfigError, dump_config, load_config, parse_overrides, template
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "KeysConfig",
+    "LossConfig",
+    "ModelConfig",
+    "ModelSection",
+    "OptimizerConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "Section",
+    "StageTwoConfig",
+    "TrainConfig",
+    "dump_config",
+    "load_config",
+    "parse_overrides",
+    "template",
+]

@@ -1,0 +1,59 @@
+"""What training minimises, and how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from macejax.config.section import Section
+
+
+class LossConfig(Section):
+    """Loss of one stage: a weighted sum of means over the labels that are present (macejax/train/loss.py)."""
+
+    kind: Literal["weighted", "ef", "forces_only", "stress", "virials", "huber", "universal", "l1l2"] = Field(
+        "weighted", description="Form of the error; weighted and ef are the squared error of energy per atom and forces."
+    )
+    energy_weight: float = Field(1.0, ge=0, description="Weight of the energy term.")
+    forces_weight: float = Field(100.0, ge=0, description="Weight of the forces term.")
+    stress_weight: float = Field(1.0, ge=0, description="Weight of the stress term (stress, huber, universal).")
+    virials_weight: float = Field(1.0, ge=0, description="Weight of the virials term (virials).")
+    huber_delta: float = Field(0.01, gt=0, description="Error at which huber and universal turn from square to linear.")
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves during a stage."""
+
+    kind: Literal["plateau", "exponential", "cosine", "constant"] = Field(
+        "plateau", description="plateau: lowered when validation stalls; exponential: per epoch; cosine: to final_factor at the last epoch; constant."
+    )
+    factor: float = Field(0.8, gt=0, lt=1, description="plateau: factor on the learning rate.")
+    patience: int = Field(50, ge=0, description="plateau: validations without improvement that are waited for.")
+    threshold: float = Field(1e-4, ge=0, lt=1, description="plateau: relative improvement that counts.")
+    gamma: float = Field(0.9993, gt=0, le=1, description="exponential: factor per epoch.")
+    final_factor: float = Field(0.0, ge=0, le=1, description="cosine: share of the learning rate that is left at the end.")
+    warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up from zero, before any of the schedules.")
+
+
+class OptimizerConfig(Section):
+    """Optimizer, gradient clipping and learning rate. The defaults are those of mace_run_train (Adam with amsgrad on)."""
+
+    kind: Literal["amsgrad", "adam", "amsgradw", "adamw", "schedulefree"] = Field(
+        "amsgrad", description="amsgrad and amsgradw are torch's Adam and AdamW with amsgrad=True; schedulefree is schedule-free AdamW."
+    )
+    learning_rate: float = Field(0.01, gt=0, description="Learning rate.")
+    weight_decay: float = Field(
+        5e-7, ge=0, description="Decay of the matrices that MACE decays; added to the gradient, decoupled in amsgradw, adamw and schedulefree."
+    )
+    beta1: float = Field(0.9, gt=0, lt=1, description="Decay of the first moment; in schedulefree the share of the average.")
+    beta2: float | None = Field(None, gt=0, lt=1, description="Decay of the second moment. Default 0.999, and 0.98 for schedulefree.")
+    epsilon: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    clip_norm: float | None = Field(10.0, gt=0, description="Largest global norm of the gradient; null switches clipping off.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate schedule.")
+
+    @model_validator(mode="after")
+    def _schedule_free_has_no_schedule(self) -> OptimizerConfig:
+        if self.kind == "schedulefree" and self.schedule.kind != "constant":
+            raise ValueError(f"schedulefree takes no {self.schedule.kind} schedule: set schedule.kind to constant (warm-up is allowed).")
+        return self

@@ -1,0 +1,138 @@
+"""A training run: its data, its stages, its files."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from macejax.config.model import ModelSection, atomic_number
+from macejax.config.optimize import LossConfig, OptimizerConfig
+from macejax.config.section import Section
+
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class KeysConfig(Section):
+    """Names of the labels in the files (info and arrays of extxyz)."""
+
+    energy: str = Field("REF_energy", description="Total energy (eV).")
+    forces: str = Field("REF_forces", description="Forces (eV/Angstrom).")
+    stress: str = Field("REF_stress", description="Stress (eV/Angstrom^3, ASE's sign).")
+    virials: str = Field("REF_virials", description="Virials (eV), -volume x stress.")
+
+
+class DataConfig(Section):
+    """Which structures to learn from, and how they are served."""
+
+    train: tuple[str, ...] = Field(description="Training files: extended XYZ or anything that ASE reads. One path, or a list. Required.")
+    valid: tuple[str, ...] | None = Field(None, description="Validation files. null: a random part of the training set, see valid_fraction.")
+    valid_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training set that validates, drawn with run.seed, where there is no valid file.")
+    test: tuple[str, ...] | None = Field(None, description="Test files, evaluated once, at the end.")
+    keys: KeysConfig = Field(KeysConfig(), description="Names of the labels in the files.")
+    e0s: Literal["isolated", "average"] | dict[str, float] = Field(
+        "isolated",
+        description="Energies of the isolated atoms: isolated (frames with config_type=IsolatedAtom), average (least squares over the training set), "
+        "or a table such as {H: -13.6, O: -2041.8} (eV).",
+    )
+    keep_isolated_atoms: bool = Field(False, description="Train on the IsolatedAtom frames too.")
+    config_type_weights: dict[str, float] = Field({}, description="Factors on the weight of the structures of a config_type; 1 for those not named.")
+    batch_size: int = Field(10, ge=1, description="Structures per step, over all devices.")
+    valid_batch_size: int = Field(10, ge=1, description="Structures per batch in validation and test; changes speed and memory, not results.")
+
+    @field_validator("train", "valid", "test", mode="before")
+    @classmethod
+    def _one_path_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("train")
+    @classmethod
+    def _some_file(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("no training file is named.")
+        return value
+
+    @field_validator("e0s")
+    @classmethod
+    def _known_elements(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(value, dict):
+            for element in value:
+                atomic_number(element)
+        return value
+
+    @field_validator("config_type_weights")
+    @classmethod
+    def _not_negative(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if weight < 0:
+                raise ValueError(f"the weight of {name} is negative: {weight}.")
+        return value
+
+
+class StageTwoConfig(Section):
+    """A second stage with its own weights of the loss and its own learning rate (in mace_run_train: --stage_two, formerly swa)."""
+
+    enabled: bool = Field(False, description="Whether there is a second stage.")
+    start: int | None = Field(None, ge=1, description="First epoch of the second stage. null: three quarters of run.epochs.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate, constant.")
+    energy_weight: float = Field(1000.0, ge=0, description="Weight of the energy term.")
+    forces_weight: float = Field(100.0, ge=0, description="Weight of the forces term.")
+    stress_weight: float = Field(10.0, ge=0, description="Weight of the stress term.")
+    virials_weight: float = Field(10.0, ge=0, description="Weight of the virials term.")
+
+
+class RunConfig(Section):
+    """Length of the run, numbers, files."""
+
+    name: str = Field("macejax", description="Name of the run, of its folder and of its model file.")
+    directory: str = Field("runs", description="Where the folder of the run lies: <directory>/<name>.")
+    seed: int = Field(123, ge=0, description="Seed of initial weights, order of structures and validation split.")
+    dtype: Literal["float32", "float64"] = Field("float64", description="Precision of the model and of training.")
+    epochs: int = Field(2048, ge=1, description="Epochs, both stages together.")
+    patience: int = Field(2048, ge=1, description="Validations without a new best after which a stage ends: the first passes to the second, the last stops.")
+    validate_every: int = Field(1, ge=1, description="Epochs from one validation to the next.")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="Decay of the moving average of the weights that is validated and saved. null: none.")
+    device_count: int | None = Field(None, ge=1, description="Local devices to train on. null: all of them.")
+    save_every: int | None = Field(None, ge=1, description="Steps from one checkpoint to the next, beside the one at the end of each epoch.")
+    keep: int = Field(2, ge=1, description="Checkpoints kept in checkpoints/last; the best one is kept beside them.")
+    max_skipped: int = Field(5, ge=1, description="Steps in a row with a loss or gradient that is not finite, after which the run stops.")
+    log_every: int = Field(50, ge=1, description="Steps from one report of the loss to the next.")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value) or value.startswith("."):
+            raise ValueError(f"{value!r} cannot name a file: use letters, digits, '_', '-' and '.'.")
+        return value
+
+
+class TrainConfig(Section):
+    """Everything that a training run can be told."""
+
+    run: RunConfig = Field(RunConfig(), description="Length of the run, numbers, files.")
+    data: DataConfig = Field(description="Structures, labels, batches.")
+    model: ModelSection = Field(ModelSection(), description="Architecture.")
+    loss: LossConfig = Field(LossConfig(), description="Loss of the first stage.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimizer of the first stage.")
+    stage_two: StageTwoConfig = Field(StageTwoConfig(), description="Second stage.")
+
+    @model_validator(mode="after")
+    def _stage_two_begins_in_time(self) -> TrainConfig:
+        if self.stage_two.enabled and not 1 <= self.stage_two_start() < self.run.epochs:
+            raise ValueError(f"stage_two.start is {self.stage_two_start()}, but the run has {self.run.epochs} epochs, so that it would never begin.")
+        return self
+
+    def stage_two_start(self) -> int:
+        """First epoch of the second stage."""
+        return self.run.epochs // 4 * 3 if self.stage_two.start is None else self.stage_two.start
+
+    def stage_two_loss(self) -> LossConfig:
+        """Loss of the second stage: the kind of the first with the weights of the second."""
+        names = ("energy_weight", "forces_weight", "stress_weight", "virials_weight")
+        return self.loss.model_copy(update={name: getattr(self.stage_two, name) for name in names})
+
+    def stage_two_optimizer(self) -> OptimizerConfig:
+        """Optimizer of the second stage: that of the first with a constant learning rate of its own."""
+        schedule = self.optimizer.schedule.model_copy(update={"kind": "constant", "warmup_epochs": 0.0})
+        return self.optimizer.model_copy(update={"learning_rate": self.stage_two.learning_rate, "schedule": schedule})

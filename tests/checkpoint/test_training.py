@@ -1,0 +1,160 @@
+"""Checkpoints: restored bit by bit, and never from something damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import NamedTuple
+
+import numpy as np
+import optax
+import pytest
+
+from macejax.checkpoint.lock import LockError, lock
+from macejax.checkpoint.manifest import MANIFEST, CheckpointError, read_manifest
+from macejax.checkpoint.training import remove_leftovers, restore_checkpoint, save_checkpoint
+
+
+class Tiny(NamedTuple):
+    step: object
+    params: object
+    opt_state: object
+    best: object
+
+
+def state(seed: int = 0) -> Tiny:
+    random = np.random.default_rng(seed)
+    params = {"params": {"a": random.normal(size=(5, 3)), "b": {"0e": random.normal(size=4).astype(np.float32)}}}
+    return Tiny(np.int64(seed), params, optax.adam(1e-3).init(params), np.asarray(np.nan))
+
+
+def same(left: Tiny, right: Tiny) -> bool:
+    import jax
+
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return all(np.asarray(a).dtype == b.dtype and np.asarray(a).tobytes() == b.tobytes() for a, b in pairs)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path / "last", step, state(step), {"epoch": step}, keep=2)
+    return tmp_path / "last"
+
+
+def warnings_of(folder, template=None):
+    said = []
+    found, info = restore_checkpoint([folder], template or state(9), said.append)
+    return found, info, said
+
+
+def test_round_trip_is_bitwise_and_old_ones_go(saved):
+    found, info, said = warnings_of(saved)
+    assert same(state(3), found) and type(found) is Tiny and info["epoch"] == 3 and not said
+    assert sorted(path.name for path in saved.iterdir()) == ["000000002", "000000003"]
+
+
+def test_every_kind_of_damage_is_seen(saved, tmp_path):
+    """Truncation at 10 offsets and a flipped bit at 100 seeded ones, over all files; missing, empty, swapped, strange and linked files."""
+    random = np.random.default_rng(0)
+    good = saved / "000000003"
+    files = sorted(path.relative_to(good) for path in good.rglob("*") if path.is_file())
+
+    def damaged(change) -> None:
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(good, copy)
+        change(copy)
+        with pytest.raises(CheckpointError):
+            read_manifest(copy)
+
+    def flip(path) -> None:
+        content = bytearray(path.read_bytes())
+        content[random.integers(len(content))] ^= 1 << random.integers(8)
+        path.write_bytes(bytes(content))
+
+    for count in range(100):
+        damaged(lambda copy, name=files[count % len(files)]: flip(copy / name))
+    for name in files:
+        for part in random.integers(0, (good / name).stat().st_size, size=10):
+            damaged(lambda copy, name=name, part=part: (copy / name).write_bytes((copy / name).read_bytes()[:part]))
+        damaged(lambda copy, name=name: (copy / name).unlink())
+    damaged(lambda copy: (copy / "more").write_bytes(b"x"))
+    damaged(lambda copy: (copy / "link").symlink_to(copy / files[0]))
+
+
+def test_manifest_that_leads_out_of_the_folder_is_refused(saved):
+    from macejax.checkpoint.manifest import _digest
+
+    path = saved / "000000003" / MANIFEST
+    content = json.loads(path.read_text())
+    content["files"]["../000000002/_METADATA"] = {"sha256": "", "bytes": 1}
+    del content["sha256"]
+    content["sha256"] = _digest(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="no name that a checkpoint has"):
+        read_manifest(saved / "000000003")
+
+
+def test_damaged_newest_is_reported_and_the_one_before_is_used(saved):
+    next((saved / "000000003").rglob("ocdbt*/d/*")).write_bytes(b"gone")
+    found, info, said = warnings_of(saved)
+    assert same(state(2), found) and info["step"] == 2
+    assert len(said) == 1 and "000000003" in said[0] and "is not used" in said[0]
+    assert (saved / "000000003.damaged").is_dir()
+
+
+def test_no_good_one_is_an_error_and_none_at_all_another(saved, tmp_path):
+    for name in ("000000002", "000000003"):
+        (saved / name / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint of this run is whole.*interrupted"):
+        warnings_of(saved)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        warnings_of(tmp_path / "empty")
+
+
+def test_another_shape_dtype_or_structure_is_an_error(saved):
+    wrong = state(3)
+    for params in ({"params": {"a": np.zeros((5, 4)), "b": wrong.params["params"]["b"]}}, {"params": {"a": np.zeros((5, 3), np.float32), "b": {"0e": np.zeros(4, np.float32)}}}):
+        with pytest.raises(CheckpointError, match="params/params/a is .* there and .* here"):
+            warnings_of(saved, wrong._replace(params=params))
+    with pytest.raises(CheckpointError, match="in this run only"):
+        warnings_of(saved, wrong._replace(params={**wrong.params, "more": np.zeros(1)}))
+
+
+def test_a_failing_disk_leaves_the_older_ones(saved, monkeypatch):
+    import macejax.checkpoint.manifest as manifest
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write_atomically", full)
+    with pytest.raises(OSError, match="000000004 could not be written.*No space left"):
+        save_checkpoint(saved, 4, state(4), {}, keep=1)
+    found, _, _ = warnings_of(saved)
+    assert same(state(3), found) and (saved / "000000002").is_dir()
+
+
+def test_saving_a_step_again_replaces_a_damaged_one(saved):
+    (saved / "000000003" / MANIFEST).unlink()
+    save_checkpoint(saved, 3, state(3), {}, keep=2)
+    assert same(state(3), warnings_of(saved)[0])
+
+
+def test_leftovers_of_interrupted_saves_are_removed(saved):
+    (saved / "000000004.orbax-checkpoint-tmp").mkdir()
+    (saved / "000000001.deleted").mkdir()
+    (saved / "000000001.damaged").mkdir()
+    remove_leftovers(saved)
+    assert sorted(path.name for path in saved.iterdir()) == ["000000001.damaged", "000000002", "000000003"]
+
+
+def test_second_writer_is_refused(tmp_path):
+    with lock(tmp_path):
+        with pytest.raises(LockError, match="is being written by process"), lock(tmp_path):
+            pass
+    with lock(tmp_path):
+        pass
+    (tmp_path / "LOCK").write_text('{"host": "elsewhere", "pid": 7}')
+    with pytest.raises(LockError, match="process 7 on host elsewhere"), lock(tmp_path):
+        pass
