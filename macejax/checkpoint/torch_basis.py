@@ -1,0 +1,104 @@
+"""Weights of mace-torch's product basis in the basis of macejax.
+
+A module of mace-torch carries its own coupling coefficients, `U_matrix_nu` [2L+1, D, ..., D, P], D = (l_max + 1)^2 (no first axis for L = 0). Only
+their part that is symmetric in the D axes acts, a polynomial per path; that is what is compared here. A module of `mace_run_train` has the paths of
+macejax's full basis, and its weights are taken as they stand. Other bases (cuequivariance's reduced one, another e3nn's signs) span the same
+polynomials: their weights are projected onto macejax's reduced basis, exactly, or refused.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from macejax.config import ModelConfig
+from macejax.model.coupling import Polynomials, monomials, polynomials
+
+# Largest difference of polynomials, relative to the largest coefficient: rounding of the buffers of a module in that precision.
+BASIS_TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+
+Contraction = dict[str, dict[str, np.ndarray]]  # irrep -> degree -> weights [Z, P, K]
+
+
+class BasisError(ValueError):
+    """A product basis that does not lie in the span of macejax's."""
+
+
+def contraction_weights(config: ModelConfig, state: dict[str, np.ndarray]) -> tuple[ModelConfig, list[Contraction]]:
+    """Product-basis weights of every layer, taken out of `state`.
+
+    Args:
+      config: architecture.
+      state: arrays by their mace-torch names; the weights that are used are removed, the `U_matrix_*` stay.
+
+    Returns:
+      The config with `contraction_basis` set to `full` where every path of the module is macejax's own, else to `reduced`; and, for each layer,
+      irrep -> degree -> weights [Z, P, K].
+
+    Raises:
+      BasisError: some paths of the module cannot be expressed.
+    """
+    full: list[Contraction] = []
+    reduced: list[Contraction] = []
+    columns_agree = True
+    for layer, correlation in enumerate(correlations(config)):
+        irreps = config.hidden_irreps.split("+") if layer < config.num_interactions - 1 else config.hidden_irreps.split("+")[:1]
+        full.append({})
+        reduced.append({})
+        for index, irrep in enumerate(term.strip().split("x")[1] for term in irreps):
+            name = f"products.{layer}.symmetric_contractions.contractions.{index}"
+            full[-1][irrep], reduced[-1][irrep] = {}, {}
+            for degree in range(1, correlation + 1):
+                suffix = "weights_max" if degree == correlation else f"weights.{correlation - 1 - degree}"
+                weight = state.pop(f"{name}.{suffix}")
+                ours = polynomials(config.l_max, degree, irrep)
+                coefficients, agree = _express(state[f"{name}.U_matrix_{degree}"], ours, config.l_max, degree, name)
+                columns_agree &= agree
+                full[-1][irrep][str(degree)] = weight
+                reduced[-1][irrep][str(degree)] = np.einsum("zpk,pr->zrk", weight, coefficients).astype(weight.dtype)
+    basis = "full" if columns_agree else "reduced"
+    return config.model_copy(update={"contraction_basis": basis}), full if columns_agree else reduced
+
+
+def correlations(config: ModelConfig) -> tuple[int, ...]:
+    """Correlation order of each layer."""
+    return (config.correlation,) * config.num_interactions if isinstance(config.correlation, int) else config.correlation
+
+
+def _express(coupling: np.ndarray, ours: Polynomials, l_max: int, degree: int, name: str) -> tuple[np.ndarray, bool]:
+    """The module's paths in macejax's reduced basis [P, R], and whether they are, column by column, the paths of the full basis."""
+    theirs = symmetric_part(coupling, l_max, degree, ours.reduced.shape[1])  # [P, 2L+1, monomials]
+    tolerance = BASIS_TOLERANCE[str(coupling.dtype)] * max(1.0, np.abs(theirs).max(initial=0.0))
+    # Orthonormal in tensor space, where a monomial's coefficient is spread over its orderings; `reduced` carries a factor sqrt(2L+1).
+    spread = 1 / orderings(l_max, degree)
+    coefficients = np.einsum("pam,ram,m->pr", theirs, ours.reduced, spread) / ours.reduced.shape[1]
+    residual = np.abs(theirs - np.einsum("pr,ram->pam", coefficients, ours.reduced)).max(initial=0.0)
+    if residual > tolerance:
+        raise BasisError(f"{name}.U_matrix_{degree} does not lie in the span of macejax's product basis (residual {residual:.1e}).")
+    same = coefficients.shape == ours.projection.shape and np.abs(coefficients - ours.projection).max(initial=0.0) <= tolerance
+    return coefficients, bool(same)
+
+
+def symmetric_part(coupling: np.ndarray, l_max: int, degree: int, components: int) -> np.ndarray:
+    """Polynomials [P, 2L+1, number of monomials] of coupling coefficients [2L+1, D, ..., D, P]: entries of equal index set are summed."""
+    dim = (l_max + 1) ** 2
+    columns = coupling.astype(np.float64).reshape(components, dim**degree, -1)
+    result = np.zeros((len(_keys(l_max, degree)), components, columns.shape[-1]))
+    np.add.at(result, _monomial_of_entry(l_max, degree), columns.swapaxes(0, 1))
+    return result.transpose(2, 1, 0)
+
+
+def orderings(l_max: int, degree: int) -> np.ndarray:
+    """How many entries of a tensor belong to each monomial, [number of monomials]."""
+    return np.bincount(_monomial_of_entry(l_max, degree), minlength=len(_keys(l_max, degree))).astype(np.float64)
+
+
+def _monomial_of_entry(l_max: int, degree: int) -> np.ndarray:
+    dim = (l_max + 1) ** 2
+    entries = np.sort(np.stack(np.unravel_index(np.arange(dim**degree), (dim,) * degree), axis=-1), axis=-1)
+    return np.searchsorted(_keys(l_max, degree), np.ravel_multi_index(tuple(entries.T), (dim,) * degree))
+
+
+def _keys(l_max: int, degree: int) -> np.ndarray:
+    """Each monomial as one ascending number."""
+    dim = (l_max + 1) ** 2
+    return np.ravel_multi_index(tuple(monomials(dim, degree).T), (dim,) * degree)
