@@ -1,0 +1,113 @@
+"""Structure + cutoff -> one graph: wrapped, centred positions, species and directed edges, still without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from macejax.data.neighbors import symmetric_neighbors, wrap
+from macejax.data.species import species_index
+from macejax.data.structure import LABELS, Structure, check, volume
+
+
+class Graph(NamedTuple):
+    """One structure of N atoms with its E directed edges and labels, in numpy. Edges are sorted by receiver."""
+
+    positions: np.ndarray  # [N, 3] float64, Angstrom, wrapped along periodic directions and centred
+    species: np.ndarray  # [N] int32, index into the model's elements
+    cell: np.ndarray  # [3, 3] float64, Angstrom, rows are lattice vectors
+    pbc: np.ndarray  # [3] bool
+    receivers: np.ndarray  # [E] int32
+    senders: np.ndarray  # [E] int32
+    shift: np.ndarray  # [E, 3] int32, r = positions[sender] + shift @ cell - positions[receiver]
+    reverse: np.ndarray  # [E] int32, place of the edge (j, i, -shift) in this list
+    rank: np.ndarray  # [E] int32, place of the edge in its receiver's row
+    max_degree: int  # edges of the atom that has most
+    energy: float  # eV, E0s taken off; NaN where missing
+    forces: np.ndarray | None  # [N, 3] eV/Angstrom
+    stress: np.ndarray | None  # [3, 3] eV/Angstrom^3
+    virials: np.ndarray | None  # [3, 3] eV
+    weight: float
+    weights: Mapping[str, float]  # of energy, forces, stress, virials, all four
+    e0: float  # eV, the sum of E0s that was taken off: total energy = interaction energy + e0
+    index: int  # position in the data set, -1 where there is none
+    source: str
+
+
+def build_graph(structure: Structure, elements: Sequence[int], cutoff: float, e0s: Sequence[float] | None = None, index: int = -1) -> Graph:
+    """The graph of one structure.
+
+    Where only one of stress and virials is labelled and the cell has a volume, the other is derived (virials = -volume * stress) with the
+    same weight, so that a loss on either can use both.
+
+    Args:
+      structure: what to build.
+      elements: atomic numbers that the model knows, ascending.
+      cutoff: Angstrom; skin included, if there is one.
+      e0s: energy of each isolated atom (eV), in the order of elements; None leaves energies as they are.
+      index: position of the structure in its data set.
+
+    Raises:
+      DataError: the structure is invalid (see `check`) or has an element that the model does not know.
+    """
+    structure = check(structure)
+    species = species_index(structure.numbers, elements, structure.source)
+    positions, _ = wrap(structure.positions, structure.cell, structure.pbc)
+    positions = positions - positions.mean(axis=0)
+    edges = symmetric_neighbors(positions, structure.cell, structure.pbc, cutoff, structure.source)
+    e0 = 0.0 if e0s is None else float(np.asarray(e0s, np.float64)[species].sum())
+    return _graph(positions, species, structure, edges, e0, index)
+
+
+def build_graphs(
+    structures: Sequence[Structure], elements: Sequence[int], cutoff: float, e0s: Sequence[float] | None = None
+) -> list[Graph]:
+    """`build_graph` of every structure of a data set, each with its position in it as `index`."""
+    return [build_graph(structure, elements, cutoff, e0s, index) for index, structure in enumerate(structures)]
+
+
+def rank_in_row(receivers: np.ndarray) -> np.ndarray:
+    """Place [E] int32 of every edge in the row of its receiver, the edges being sorted by receiver."""
+    num_edges = len(receivers)
+    starts = np.searchsorted(receivers, receivers, side="left")
+    return (np.arange(num_edges) - starts).astype(np.int32)
+
+
+def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edges: tuple[np.ndarray, ...], e0: float, index: int) -> Graph:
+    receivers, senders, shift, reverse = edges
+    rank = rank_in_row(receivers)
+    stress, virials, weights = _both_stresses(structure)
+    return Graph(
+        positions=positions,
+        species=species,
+        cell=structure.cell,
+        pbc=structure.pbc,
+        receivers=receivers,
+        senders=senders,
+        shift=shift,
+        reverse=reverse,
+        rank=rank,
+        max_degree=int(rank.max(initial=-1)) + 1,
+        energy=structure.energy - e0,
+        forces=structure.forces,
+        stress=stress,
+        virials=virials,
+        weight=structure.weight,
+        weights=weights,
+        e0=e0,
+        index=index,
+        source=structure.source,
+    )
+
+
+def _both_stresses(structure: Structure) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, float]]:
+    stress, virials = structure.stress, structure.virials
+    weights = {name: structure.weights.get(name, 1.0) for name in LABELS}
+    size = volume(structure.cell)
+    if size > 0 and stress is None and virials is not None:
+        return -virials / size, virials, weights | {"stress": weights["virials"]}
+    if size > 0 and virials is None and stress is not None:
+        return stress, -size * stress, weights | {"virials": weights["stress"]}
+    return stress, virials, weights
