@@ -1,12 +1,16 @@
-"""Batch -> edge vectors, lengths and spherical harmonics."""
+"""Batch -> edge vectors, lengths and spherical harmonics; sums over structures."""
 
 from __future__ import annotations
 
+import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import jraph
 
 from macejax.ops.gather import gather_neighbors
+
+# Atoms closer than this (Angstrom) count as coincident: length 0 and no direction. Below it the third derivative of a length overflows float32.
+_COINCIDENT = 1e-6
 
 
 def rows(x: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
@@ -21,13 +25,36 @@ def edge_vectors(graph: jraph.GraphsTuple) -> jax.Array:
     cell = graph.globals["cell"][graph.nodes["graph"]]  # [N, 3, 3]
     shift = rows(graph.edges["shift"], graph).astype(positions.dtype)
     neighbors = gather_neighbors(positions, rows(graph.senders, graph), graph.edges["reverse"])
-    return neighbors - positions[:, None] + jnp.einsum("nma,nab->nmb", shift, cell, precision=jax.lax.Precision.HIGHEST)
+    return neighbors - positions[:, None] + jnp.matmul(shift, cell, precision=jax.lax.Precision.HIGHEST)
 
 
 def sum_per_graph(x: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
-    """Sum of a node array [N, ...] over the atoms of each structure, [G, ...]: a one-hot matmul, so that no scatter is needed."""
+    """Sum of a node array [N, ...] over the atoms of each structure, [G, ...]: a one-hot matmul, so that no scatter is needed.
+
+    A structure with a non-finite term sums to NaN and leaves the others untouched, which a plain product (0 * NaN) would not.
+    """
     num_graphs = graph.n_node.shape[0]
-    member = (graph.nodes["graph"] == jnp.arange(num_graphs)[:, None]) & graph.nodes["mask"]  # [G, N]
+    member = ((graph.nodes["graph"] == jnp.arange(num_graphs)[:, None]) & graph.nodes["mask"]).astype(x.dtype)  # [G, N]
     flat = x.reshape(x.shape[0], -1)
-    total = jnp.matmul(member.astype(x.dtype), flat, precision=jax.lax.Precision.HIGHEST)
-    return total.reshape((num_graphs,) + x.shape[1:])
+    finite = jnp.isfinite(flat)
+    total = jnp.matmul(member, jnp.where(finite, flat, 0), precision=jax.lax.Precision.HIGHEST)
+    spoilt = jnp.matmul(member, (~finite).astype(x.dtype))
+    return jnp.where(spoilt > 0, jnp.nan, total).reshape((num_graphs,) + x.shape[1:])
+
+
+def safe_norm(vectors: jax.Array) -> jax.Array:
+    """Length of vectors [..., 3], with finite derivatives (zero) of every order where atoms coincide."""
+    squared = jnp.sum(vectors**2, axis=-1)
+    apart = squared > _COINCIDENT**2
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+
+
+def spherical_harmonics(vectors: jax.Array, lengths: jax.Array, l_max: int) -> jax.Array:
+    """Real harmonics of degrees 0 to l_max of the directions, [..., (l_max + 1)^2].
+
+    Component normalisation, |Y_l|^2 = 2l + 1, and e3nn's order of axes: Y_1 = sqrt(3) (x, y, z) / r. Degrees above 0 vanish where r = 0.
+    """
+    apart = (lengths > 0)[..., None]
+    directions = jnp.where(apart, vectors / jnp.where(apart, lengths[..., None], 1), 0)
+    irreps = e3nn.Irreps.spherical_harmonics(l_max)
+    return e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", directions), normalize=False, normalization="component").array

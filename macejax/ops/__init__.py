@@ -1,0 +1,1 @@
+"""The hot operations: pure functions of arrays, in row form."""

@@ -61,3 +61,18 @@ def assemble(node_energy: jax.Array, gradient: jax.Array, graph: jraph.GraphsTup
     has_volume = volume > 0
     stress = jnp.where(has_volume, strain_derivative / jnp.where(has_volume, volume, 1), jnp.nan)
     return Prediction(sum_per_graph(node_energy, graph), node_energy, forces, strain_derivative, stress)
+
+
+def atomic_virials(gradient: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+    """Virial of every atom, [N, 3, 3] (eV), summing to the virial of the structure.
+
+    An edge's share, -(r (x) g), is given half to the receiver and half to the sender, as mace-torch does. Of a message-passing model this is one
+    of many ways to share it, and not the one that makes a heat flux (Langer et al. 2023).
+
+    Args:
+      gradient: dE/dr [N, M, 3], from `edge_gradient`.
+      graph: batch in row form.
+    """
+    share = -edge_vectors(graph)[..., :, None] * gradient[..., None, :] / 2
+    share = (share + jnp.swapaxes(share, -1, -2)) / 2
+    return jnp.sum(share + reverse_edges(share, graph.edges["reverse"]), axis=1)

@@ -1,0 +1,42 @@
+"""macejax: MACE force fields in JAX."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Loaded when first used: e3nn-jax alone takes seconds to import, and `macejax --help` needs none of it.
+_PUBLIC = {
+    "Calculator": "macejax.simulate.calculator",
+    "MACE": "macejax.model.mace",
+    "Model": "macejax.model.mace",
+    "ModelConfig": "macejax.config",
+    "Prediction": "macejax.potential",
+    "ScaleShiftMACE": "macejax.model.mace",
+    "Structure": "macejax.data.structure",
+    "TrainConfig": "macejax.config",
+    "batch": "macejax.data.batch",
+    "build": "macejax.model.mace",
+    "build_graph": "macejax.data.graph",
+    "hessian": "macejax.potential",
+    "init_model": "macejax.model.mace",
+    "load": "macejax.checkpoint.model_file",
+    "predict": "macejax.potential",
+    "read": "macejax.data.read",
+    "save": "macejax.checkpoint.model_file",
+}
+_RENAMED = {"load": "load_model", "save": "save_model"}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'macejax' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), _RENAMED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,92 @@
+"""Linear maps between irreps: of one kind for all atoms, and one for each species."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Species(NamedTuple):
+    """The elements present in a batch, so that the cost follows them and not the periodic table."""
+
+    table: jax.Array  # [S] index into the model's elements
+    member: jax.Array  # [N, S] 1 where the atom is of that element, float
+
+
+def degrees(irreps: str) -> list[tuple[str, int]]:
+    """Irreps of a feature [N, D, K] as (name, degree), in ascending degree, channels aside: "8x0e+8x1o" -> [("0e", 0), ("1o", 1)]."""
+    return sorted(((str(ir), ir.l) for _, ir in e3nn.Irreps(irreps)), key=lambda pair: pair[1])
+
+
+def natural_irreps(l_max: int) -> list[str]:
+    """Names of the irreps of the spherical harmonics: 0e, 1o, 2e, ... l_max."""
+    return [f"{degree}{'eo'[degree % 2]}" for degree in range(l_max + 1)]
+
+
+def slices(irreps: str) -> dict[str, slice]:
+    """Where each irrep lies along axis D."""
+    found, start = {}, 0
+    for name, degree in degrees(irreps):
+        found[name] = slice(start, start + 2 * degree + 1)
+        start += 2 * degree + 1
+    return found
+
+
+class IrrepsLinear(nn.Module):
+    """One matrix per irrep, the same for all components and atoms (e3nn's Linear: weights scaled by 1/sqrt(fan in))."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, blocks: dict[str, jax.Array]) -> jax.Array:
+        """Blocks {irrep: [N, 2l+1, K_in of that irrep]} in ascending degree -> [N, D, channels]."""
+        outputs = []
+        for irrep, x in blocks.items():
+            fan = x.shape[-1]
+            weight = self.param(irrep, nn.initializers.normal(1.0), (fan, self.channels), x.dtype)
+            outputs.append(x @ (weight / math.sqrt(fan)))
+        return jnp.concatenate(outputs, axis=1)
+
+
+class SpeciesLinear(nn.Module):
+    """One matrix per irrep and element (mace-torch's fully connected product with the one-hot element, without its cost).
+
+    Scaled by 1/sqrt(fan in * elements of the model), as there.
+    """
+
+    num_elements: int
+    channels: int
+    irreps: Sequence[str]  # outputs, ascending degree; irreps absent from the input give zeros
+
+    @nn.compact
+    def __call__(self, blocks: dict[str, jax.Array], species: Species, per_species: bool = False) -> jax.Array:
+        """Blocks {irrep: [N, 2l+1, K_in]} -> [N, D, channels]; with `per_species`, axis 0 of the blocks runs over the model's elements [Z]."""
+        outputs = []
+        for irrep in self.irreps:
+            if irrep not in blocks:
+                num = species.member.shape[0]
+                outputs.append(jnp.zeros((num, 2 * int(irrep[:-1]) + 1, self.channels), species.member.dtype))
+                continue
+            x = blocks[irrep]
+            shape = (self.num_elements, x.shape[-1], self.channels)
+            weight = self.param(irrep, nn.initializers.normal(1.0), shape, x.dtype)[species.table]
+            weight = weight / math.sqrt(x.shape[-1] * self.num_elements)
+            outputs.append(_of_table(x, weight, species) if per_species else _of_atoms(x, weight, species))
+        return jnp.concatenate(outputs, axis=1)
+
+
+def _of_atoms(x: jax.Array, weight: jax.Array, species: Species) -> jax.Array:
+    """One product per species present, masked: never x @ W[species], which copies a matrix per atom and whose transpose is a scatter."""
+    masked = (x * species.member[:, s, None, None] for s in range(weight.shape[0]))
+    return sum((part @ weight[s] for s, part in enumerate(masked)), start=jnp.zeros((*x.shape[:-1], weight.shape[-1]), x.dtype))
+
+
+def _of_table(x: jax.Array, weight: jax.Array, species: Species) -> jax.Array:
+    mapped = jnp.matmul(x[species.table], weight)  # [S, 2l+1, channels]
+    return jnp.einsum("ns,smk->nmk", species.member, mapped)

@@ -1,0 +1,195 @@
+"""MACE: batch -> site energies (Batatia et al., NeurIPS 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from flax import linen as nn
+
+from macejax.config import ModelConfig
+from macejax.model.embedding import NodeEmbedding
+from macejax.model.geometry import rows, safe_norm, spherical_harmonics
+from macejax.model.interaction import Features, Options, RealAgnostic, RealAgnosticResidual
+from macejax.model.linear import Species, degrees
+from macejax.model.product import ProductBasis
+from macejax.model.radial import bessel, polynomial_cutoff
+from macejax.model.readout import LinearReadout, NonLinearReadout
+from macejax.ops.convolution import Edges
+
+Block = Callable[..., nn.Module]
+
+# Every interaction block by name: a new variant is one file and one line here, and the conformance tests run over it.
+INTERACTIONS: dict[str, Block] = {"RealAgnostic": RealAgnostic, "RealAgnosticResidual": RealAgnosticResidual}
+
+
+class Model(NamedTuple):
+    """A potential: what it is, and its parameters."""
+
+    config: ModelConfig
+    params: dict[str, Any]
+
+
+class MACE(nn.Module):
+    """Site energies as a function of edge vectors.
+
+    Attributes:
+      config: architecture and constants.
+      interaction_first, interaction: blocks to use instead of those that the configuration names.
+    """
+
+    config: ModelConfig
+    interaction_first: Block | None = None
+    interaction: Block | None = None
+
+    def __call__(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+        """Interaction energy of every atom [N] (eV), 0 on padding.
+
+        Args:
+          vectors: edge vectors [N, M, 3] (Angstrom), `geometry.edge_vectors(graph)`.
+          graph: batch in row form; positions and cell are not read.
+        """
+        return jnp.sum(self.contributions(vectors, graph), axis=-1)
+
+    def contributions(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+        """What each layer adds to every atom's energy, [N, layers] (eV)."""
+        _, energies = self._layers(vectors, graph)
+        return jnp.where(graph.nodes["mask"][:, None], jnp.stack(energies, axis=-1), 0)
+
+    def features(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> list[jax.Array]:
+        """Node features of every layer, [N, D, K], irreps in ascending degree (`layer_irreps`)."""
+        return self._layers(vectors, graph)[0]
+
+    @nn.compact
+    def _layers(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> tuple[list[jax.Array], list[jax.Array]]:
+        config = self.config
+        # Traced under this precision, products and their derivatives keep it: the default is TF32 on recent GPUs and bfloat16 on TPUs.
+        with jax.default_matmul_precision("highest"):
+            edges, species = _edges(vectors, graph, config), _species(graph, vectors.dtype)
+            irreps = layer_irreps(config)
+            channels, num_elements = e3nn.Irreps(config.hidden_irreps)[0].mul, len(config.elements)
+            options = Options(num_elements, channels, config.l_max, config.radial_mlp, config.avg_num_neighbors)
+            embedding = NodeEmbedding(num_elements, channels, name="node_embedding")(vectors.dtype)
+            h, irreps_in = Features(embedding, of_elements=True), f"{channels}x0e"
+            features, energies = [], []
+            for t, irreps_out in enumerate(irreps):
+                block = self._block(t)(irreps_in, irreps_out, options, name=f"interaction_{t}")
+                message, skip = block(h, edges, species)
+                correlation = config.correlation if isinstance(config.correlation, int) else config.correlation[t]
+                product = ProductBasis(
+                    irreps_out, num_elements, channels, config.l_max, correlation, config.contraction_basis, name=f"product_{t}"
+                )
+                values = product(message, skip, species)
+                energies.append(self._readout(t)(values))
+                features.append(values)
+                h, irreps_in = Features(values, of_elements=False), irreps_out
+            return features, energies
+
+    def _block(self, layer: int) -> Block:
+        if layer == 0:
+            return self.interaction_first or INTERACTIONS[self.config.interaction_first]
+        return self.interaction or INTERACTIONS[self.config.interaction]
+
+    def _readout(self, layer: int) -> nn.Module:
+        last = layer == self.config.num_interactions - 1
+        if last and layer > 0:
+            return NonLinearReadout(self.config.readout_irreps, self.config.gate, name=f"readout_{layer}")
+        return LinearReadout(name=f"readout_{layer}")
+
+
+class ScaleShiftMACE(MACE):
+    """MACE whose summed readouts are scaled and shifted: atom energy = scale * sum of readouts + shift."""
+
+    def __call__(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+        """As `MACE.__call__`."""
+        energies = self.config.scale * jnp.sum(self.contributions(vectors, graph), axis=-1) + self.config.shift
+        return jnp.where(graph.nodes["mask"], energies, 0)
+
+
+def build(config: ModelConfig, *, interaction_first: Block | None = None, interaction: Block | None = None) -> MACE:
+    """The Flax module of a configuration; `apply(params, vectors, graph)` gives site energies.
+
+    Args:
+      config: what to build.
+      interaction_first, interaction: own blocks, used instead of the named ones (signature: `macejax.model.interaction`).
+
+    Raises:
+      ValueError: a block name that is not known, or irreps that this model cannot have.
+    """
+    for name, own in ((config.interaction_first, interaction_first), (config.interaction, interaction)):
+        if own is None and name not in INTERACTIONS:
+            raise ValueError(f"no interaction block is called {name!r}: choose from {', '.join(INTERACTIONS)}.")
+    _check_irreps(config)
+    kind = ScaleShiftMACE if config.model == "ScaleShiftMACE" else MACE
+    return kind(config, interaction_first, interaction)
+
+
+def init_model(config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Model:
+    """A model with random parameters, drawn from the distributions of mace-torch."""
+    graph = _example_graph(np.dtype(dtype))
+    module = build(config)
+    params = jax.jit(module.init)(key, jnp.zeros((1, 4, 3), dtype), graph)
+    return Model(config, params)
+
+
+def layer_irreps(config: ModelConfig) -> list[str]:
+    """Irreps of the features that each layer makes: hidden irreps, and scalars alone in the last."""
+    scalars = f"{e3nn.Irreps(config.hidden_irreps)[0].mul}x0e"
+    return [config.hidden_irreps] * (config.num_interactions - 1) + [scalars]
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of trainable numbers, without computing any."""
+    graph = _example_graph(np.dtype(np.float32))
+    shapes = jax.eval_shape(build(config).init, jax.random.key(0), jnp.zeros((1, 4, 3), jnp.float32), graph)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> Edges:
+    mask = rows(graph.edges["mask"], graph)
+    # Beyond the cutoff, where radial functions vanish with their derivatives; the harmonics are masked too, for blocks whose radial part does not.
+    harmless = jnp.asarray([0.0, 0.0, 2 * config.cutoff], vectors.dtype)
+    vectors = jnp.where(mask[..., None], -vectors, harmless)  # MACE's vectors point from sender to receiver
+    lengths = safe_norm(vectors)
+    harmonics = jnp.where(mask[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
+    cutoff = polynomial_cutoff(lengths, config.cutoff, config.cutoff_power)
+    radial = bessel(lengths, config.num_bessel, config.cutoff) * cutoff[..., None]
+    senders = rows(graph.senders, graph)
+    return Edges(harmonics, radial, senders, graph.edges["reverse"], graph.nodes["slot"][senders])
+
+
+def _species(graph: jraph.GraphsTuple, dtype: jnp.dtype) -> Species:
+    table = graph.globals["species_table"]
+    return Species(table, (graph.nodes["slot"][:, None] == jnp.arange(table.shape[0])).astype(dtype))
+
+
+def _check_irreps(config: ModelConfig) -> None:
+    hidden = e3nn.Irreps(config.hidden_irreps)
+    names = [name for name, _ in degrees(config.hidden_irreps)]
+    if len({mul for mul, _ in hidden}) != 1 or len(set(names)) != len(names):
+        raise ValueError(f"hidden_irreps {config.hidden_irreps!r} must have every irrep once, all with the same number of channels.")
+    if any(ir.p != (-1) ** ir.l for _, ir in hidden) or "0e" not in names:
+        raise ValueError(f"hidden_irreps {config.hidden_irreps!r} must have natural parity (0e, 1o, 2e, ...) and contain 0e.")
+    if max(ir.l for _, ir in hidden) > config.l_max:
+        raise ValueError(f"hidden_irreps {config.hidden_irreps!r} reach beyond l_max {config.l_max}: raise l_max or lower the irreps.")
+    readout = e3nn.Irreps(config.readout_irreps)
+    if readout.count("0e") != readout.dim or readout.dim == 0:
+        raise ValueError(f"readout_irreps {config.readout_irreps!r} must be scalars, such as 16x0e.")
+
+
+def _example_graph(dtype: np.dtype) -> jraph.GraphsTuple:
+    """The smallest batch: one atom without neighbours. Parameter shapes do not depend on it."""
+    return jraph.GraphsTuple(
+        nodes={"species": np.zeros(1, np.int32), "slot": np.zeros(1, np.int32), "graph": np.zeros(1, np.int32), "mask": np.ones(1, bool)},
+        edges={"shift": np.zeros((4, 3), np.int32), "mask": np.zeros(4, bool), "reverse": np.arange(4, dtype=np.int32)},
+        senders=np.zeros(4, np.int32),
+        receivers=np.zeros(4, np.int32),
+        globals={"species_table": np.zeros(1, np.int32), "cell": np.eye(3, dtype=dtype)[None]},
+        n_node=np.ones(1, np.int32),
+        n_edge=np.full(1, 4, np.int32),
+    )

@@ -1,0 +1,155 @@
+"""Messages: radial weights x spherical harmonics x neighbour features, summed over neighbours.
+
+For receiver i, path p = (l2 of the neighbour's feature, l1 of the harmonic, l3) and channel k (MACE, Batatia et al. 2022, eq. 8):
+
+    A[i, p, m3, k] = sum_{m1, m2} C_p[m3, m1, m2] sum_j R_p(r_ij)[k] Y_{l1 m1}(r_ij) h[j, m2, k]
+
+| symbol | variable |
+|---|---|
+| R | `radial_network(edges.radial)`, [N, M, P, K] |
+| Y | `edges.harmonics`, [N, M, (l_max + 1)^2] |
+| h | `h`, [N, D, K] |
+| C | `path.coefficients` |
+
+The sum over neighbours comes first, one batched matrix product per l1; the coupling C, which knows no neighbour, is applied per atom after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from macejax.ops.blocks import block_size, map_blocks
+from macejax.ops.gather import gather_neighbors
+
+
+class Path(NamedTuple):
+    """One way to couple a node feature with a spherical harmonic."""
+
+    node: str  # irrep of the neighbour's feature
+    harmonic: str  # irrep of the spherical harmonic
+    out: str
+    coefficients: np.ndarray  # [2 l_out + 1, 2 l_harmonic + 1, 2 l_node + 1], component normalisation
+
+
+class Edges(NamedTuple):
+    """What every layer needs of the edges."""
+
+    harmonics: jax.Array  # [N, M, (l_max + 1)^2], component normalisation, 0 on padding
+    radial: jax.Array  # [N, M, number of radial functions], times the cutoff
+    senders: jax.Array  # [N, M]
+    reverse: jax.Array  # [N * M]
+    slot: jax.Array  # [N, M] place of the sender's species in the species table
+
+
+RadialNetwork = Callable[[jax.Array], jax.Array]
+
+
+def convolve(h: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: Sequence[Path], l_max: int) -> tuple[jax.Array, ...]:
+    """Messages of arbitrary neighbour features.
+
+    Args:
+      h: node features [N, D, K], irreps in ascending degree.
+      edges: see `Edges`.
+      radial_network: [..., radial functions] -> [..., P * K], path-major.
+      paths: couplings in the order of the network's columns .
+      l_max: highest degree of the harmonics.
+
+    Returns:
+      for each output irrep in ascending degree, [N, 2l+1, number of its paths * K], path-major.
+    """
+    channels = h.shape[-1]
+    offsets = _offsets(paths)
+    num_paths = len(paths)
+
+    def block(radial: jax.Array, harmonics: jax.Array, neighbors: jax.Array) -> tuple[jax.Array, ...]:
+        atoms, slots = radial.shape[:2]
+        weights = radial_network(radial).reshape(atoms, slots, num_paths, channels)
+        transposed = jnp.swapaxes(harmonics, 1, 2)  # [B, lm, M]: the layout in which XLA:CPU has a fast batched product
+        messages: list[Any] = [None] * num_paths
+        for l1 in range(l_max + 1):
+            group = [p for p, path in enumerate(paths) if _degree(path.harmonic) == l1]
+            if not group:
+                continue
+            products = [weights[:, :, p, None] * neighbors[:, :, offsets[paths[p].node]] for p in group]
+            stacked = jnp.concatenate(products, axis=2)  # [B, M, sum of (2 l2 + 1), K]
+            summed = jnp.matmul(transposed[:, l1**2 : (l1 + 1) ** 2], stacked.reshape(atoms, slots, -1))
+            summed = summed.reshape(atoms, 2 * l1 + 1, -1, channels)
+            start = 0
+            for p in group:
+                width = 2 * _degree(paths[p].node) + 1
+                pair = summed[:, :, start : start + width].reshape(atoms, -1, channels)  # [B, m1 * m2, K]
+                start += width
+                coupling = jnp.asarray(paths[p].coefficients, h.dtype).reshape(-1, pair.shape[1])
+                messages[p] = jnp.einsum("cq,nqk->nck", coupling, pair)
+        return _join(messages, paths, l_max)
+
+    neighbors = gather_neighbors(h, edges.senders, edges.reverse)
+    widths = sum(2 * _degree(path.node) + 1 for path in paths)
+    bytes_per_atom = edges.radial.shape[1] * channels * (num_paths + widths) * h.dtype.itemsize
+    return map_blocks(block, (edges.radial, edges.harmonics, neighbors), block_size(bytes_per_atom, h.shape[0]))
+
+
+def convolve_species(
+    table: jax.Array, edges: Edges, hidden_network: RadialNetwork, last: jax.Array, paths: Sequence[Path], l_max: int
+) -> tuple[jax.Array, ...]:
+    """The same messages where the neighbour's feature is scalar and depends on its species alone, as in the first layer.
+
+    With h[j] = table[slot_j] and R = hidden_network(radial) @ last, the sum over neighbours runs over the few hidden radial functions and not over
+    K * P products: B[i, s, lm, :] = sum_{j of species s} Y_lm hidden, and A = sum_s table[s] * (B[i, s, lm] @ last). Exact.
+
+    Args:
+      table: features of the species present [S, K].
+      edges: see `Edges`.
+      hidden_network: [..., radial functions] -> [..., H], the radial network without its last layer.
+      last: last layer [H, P * K].
+      paths, l_max: as in `convolve`; every path has a scalar node irrep.
+
+    Returns:
+      as `convolve`.
+    """
+    num_species, channels = table.shape
+    weights = last.reshape(last.shape[0], len(paths), channels)
+
+    def block(radial: jax.Array, harmonics: jax.Array, slot: jax.Array) -> tuple[jax.Array, ...]:
+        atoms, slots = slot.shape
+        hidden = hidden_network(radial)
+        member = (slot[..., None] == jnp.arange(num_species)).astype(harmonics.dtype)
+        by_species = (member[..., None] * harmonics[:, :, None]).reshape(atoms, slots, -1)
+        summed = jnp.matmul(jnp.swapaxes(by_species, 1, 2), hidden).reshape(atoms, num_species, -1, hidden.shape[-1])
+        messages = []
+        for p, path in enumerate(paths):
+            l1 = _degree(path.harmonic)
+            mixed = jnp.matmul(summed[:, :, l1**2 : (l1 + 1) ** 2], weights[:, p])  # [B, S, 2 l1 + 1, K]
+            messages.append(jnp.sum(mixed * table[:, None], axis=1) * float(path.coefficients[0, 0, 0]))
+        return _join(messages, paths, l_max)
+
+    columns = num_species * (l_max + 1) ** 2
+    hidden_width = last.shape[0]
+    per_slot = edges.radial.shape[1] * (columns + 4 * hidden_width)
+    bytes_per_atom = (per_slot + columns * (hidden_width + channels)) * table.dtype.itemsize
+    return map_blocks(block, (edges.radial, edges.harmonics, edges.slot), block_size(bytes_per_atom, edges.slot.shape[0]))
+
+
+def _degree(irrep: str) -> int:
+    return int(irrep[:-1])
+
+
+def _offsets(paths: Sequence[Path]) -> dict[str, slice]:
+    """Where each node irrep lies in a feature: ascending degree."""
+    offsets, start = {}, 0
+    for irrep in sorted({path.node for path in paths}, key=_degree):
+        offsets[irrep] = slice(start, start + 2 * _degree(irrep) + 1)
+        start += 2 * _degree(irrep) + 1
+    return offsets
+
+
+def _join(messages: Sequence[jax.Array], paths: Sequence[Path], l_max: int) -> tuple[jax.Array, ...]:
+    outputs = []
+    for degree in range(l_max + 1):
+        outputs.append(jnp.concatenate([m for m, path in zip(messages, paths, strict=True) if _degree(path.out) == degree], axis=-1))
+    return tuple(outputs)

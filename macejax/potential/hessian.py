@@ -1,0 +1,40 @@
+"""Second derivatives of the energy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jraph
+
+from macejax.potential.predict import SiteEnergy, assemble, edge_gradient
+
+
+def hessian(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple, *, chunk: int = 32) -> jax.Array:
+    """d2E/dr_ia dr_jb of a batch, [N, 3, N, 3] (eV/Angstrom^2); zero on padding and between structures.
+
+    Forward mode over the reverse-mode forces, `chunk` columns at a time, so that memory grows with the chunk and not with 3 N.
+
+    Args:
+      site_energy, params, graph: as for `macejax.potential.predict`.
+      chunk: columns evaluated together.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, not {chunk}.")
+    positions = graph.nodes["positions"]
+
+    def gradient(x: jax.Array) -> jax.Array:
+        moved = graph._replace(nodes={**graph.nodes, "positions": x})
+        return -assemble(*edge_gradient(site_energy, params, moved), moved).forces
+
+    _, linear = jax.linearize(gradient, positions)
+    size = positions.size
+    columns = jax.lax.map(
+        lambda k: linear((jnp.arange(size) == k).astype(positions.dtype).reshape(positions.shape)),
+        jnp.arange(size),
+        batch_size=min(chunk, size),
+    )  # column k holds d(gradient)/dx_k
+    real = graph.nodes["mask"]
+    columns = columns.reshape(positions.shape + positions.shape)
+    return jnp.where((real[:, None] & real)[:, None, :, None], columns, 0)
