@@ -1,7 +1,7 @@
 """The model file: one safetensors file whose header carries everything that, beside the numbers, makes the model.
 
 Layout. Tensors: the parameters, named by their path in the tree (`params/interaction_0/linear/0e`). Metadata: `macejax`, a JSON object with the
-fields of `_header`, and `sha256`, a digest of that JSON and of the name, dtype, shape and bytes of every tensor. Reading it executes no code.
+fields of `_header` and `sha256`, a digest of those fields and of the name, dtype, shape and bytes of every tensor. Reading it executes no code.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from macejax.checkpoint.atomic import write_atomically
 from macejax.config import ModelConfig
+from macejax.data.species import SYMBOLS
 
 if TYPE_CHECKING:
     from macejax.model.mace import Model
@@ -53,8 +54,9 @@ def save_model(path: str | os.PathLike, model: Model, extra: Mapping[str, Any] |
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise ValueError(f"parameter {name} holds NaN or Inf: such a model is not saved.")
-    header = json.dumps(_header(model.config, dtypes[0], extra or {}), sort_keys=True, allow_nan=False)
-    write_atomically(path, save(tensors, metadata={"macejax": header, "sha256": _digest(header, tensors)}))
+    header = _header(model.config, dtypes[0], extra or {})
+    signed = json.dumps({**header, "sha256": _digest(header, tensors)}, sort_keys=True, allow_nan=False)
+    write_atomically(path, save(tensors, metadata={"macejax": signed}))
 
 
 def load_model(path: str | os.PathLike) -> Model:
@@ -71,7 +73,9 @@ def load_model(path: str | os.PathLike) -> Model:
 
     path = Path(path)
     header, tensors = _read(path)
-    return Model(_config(path, header), _unflatten(tensors))
+    config = _config(path, header)
+    _require_fit(path, config, tensors)
+    return Model(config, _unflatten(tensors))
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:
@@ -81,12 +85,10 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _header(config: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    from ase.data import chemical_symbols
-
     return {
         "format": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
-        "species": [chemical_symbols[number] for number in config.elements],
+        "species": [SYMBOLS[number] for number in config.elements],
         "units": UNITS,
         "dtype": dtype,
         "versions": {name: _version(name) for name in ("macejax", "jax", "flax", "e3nn-jax", "numpy")},
@@ -109,16 +111,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file: its table of tensors cannot be read ({error}).") from error
-    if "macejax" not in metadata or "sha256" not in metadata:
+    if "macejax" not in metadata:
         raise ModelFileError(f"{path} holds tensors, but no macejax header: it is damaged, or was not written by macejax.")
     try:
         header = json.loads(metadata["macejax"])
-        written = int(header["format"])
+        written, digest = int(header["format"]), header.pop("sha256")
     except (ValueError, TypeError, KeyError) as error:
         raise ModelFileError(f"{path} is damaged: its header cannot be read.") from error
     if written > FORMAT_VERSION:
         raise ModelFileError(f"{path} has format {written}; this macejax reads up to format {FORMAT_VERSION}. Please upgrade macejax.")
-    if _digest(metadata["macejax"], tensors) != metadata["sha256"]:
+    if _digest(header, tensors) != digest:
         raise ModelFileError(f"{path} is damaged: its content does not match its checksum. Fetch or train it again.")
     return header, tensors
 
@@ -137,9 +139,20 @@ def _config(path: Path, header: Mapping[str, Any]) -> ModelConfig:
         raise ModelFileError(f"{path} describes a model that this macejax does not know: {error}") from error
 
 
-def _digest(header: str, tensors: Mapping[str, np.ndarray]) -> str:
+def _require_fit(path: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
+    """The parameters are those of the model that the header describes: same names, same shapes."""
+    from macejax.model.mace import parameter_shapes
+
+    wanted = {name: shape.shape for name, shape in _flatten(parameter_shapes(config))}
+    found = {name: value.shape for name, value in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ModelFileError(f"{path}: its parameters do not fit its configuration: {name} is {found.get(name)}, and should be {wanted.get(name)}.")
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
     """sha256 over the header and every tensor's name, dtype, shape and bytes, in the order of the names."""
-    digest = hashlib.sha256(header.encode())
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
@@ -147,14 +160,14 @@ def _digest(header: str, tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if "/" in key:
             raise ValueError(f"the name {key!r} of a parameter holds a slash.")
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}/")
         else:
-            yield prefix + key, np.asarray(value)
+            yield prefix + key, value
 
 
 def _unflatten(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from macejax.config.section import Section
+from macejax.data.species import NUMBERS
 
 
 class ModelConfig(Section):
@@ -62,7 +63,7 @@ class ModelSection(Section):
         "RealAgnosticResidual, shift = mean interaction energy per atom.",
     )
     elements: tuple[int | str, ...] | Literal["auto"] = Field(
-        "auto", description="Elements that the model knows, as symbols or atomic numbers. auto: those of the training set and of the E0 table."
+        "auto", description="Elements that the model knows, as symbols or atomic numbers. auto: those of the training and validation sets."
     )
     cutoff: float = Field(5.0, gt=0, description="Cutoff radius (Angstrom).")
     num_bessel: int = Field(8, ge=1, description="Bessel radial basis functions.")
@@ -142,9 +143,7 @@ def atomic_number(element: int | str) -> int:
     Raises:
       ValueError: no such element.
     """
-    from ase.data import atomic_numbers
-
-    number = int(element) if str(element).isdigit() else atomic_numbers.get(str(element), 0)
+    number = int(element) if str(element).isdigit() else NUMBERS.get(str(element), 0)
     if not 1 <= number <= 118:
         raise ValueError(f"{element!r} is no element: give a symbol such as Si, or an atomic number from 1 to 118.")
     return number

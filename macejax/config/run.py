@@ -15,12 +15,19 @@ NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class KeysConfig(Section):
-    """Names of the labels in the files (info and arrays of extxyz)."""
+    """Names of the labels in the files (info and arrays of extended XYZ). null: do not read it."""
 
-    energy: str = Field("REF_energy", description="Total energy (eV).")
-    forces: str = Field("REF_forces", description="Forces (eV/Angstrom).")
-    stress: str = Field("REF_stress", description="Stress (eV/Angstrom^3, ASE's sign).")
-    virials: str = Field("REF_virials", description="Virials (eV), -volume x stress.")
+    energy: str | None = Field("REF_energy", description="Total energy (eV).")
+    forces: str | None = Field("REF_forces", description="Forces (eV/Angstrom).")
+    stress: str | None = Field("REF_stress", description="Stress (eV/Angstrom^3, ASE's sign: positive when the crystal wants to shrink).")
+    virials: str | None = Field("REF_virials", description="Virials (eV), -volume x stress.")
+    dipole: str | None = Field("dipole", description="Dipole (e Angstrom); carried, not learnt yet.")
+    charges: str | None = Field("REF_charges", description="Charges (e); carried, not learnt yet.")
+    head: str | None = Field("head", description="Level of theory; all structures must have the same.")
+    total_charge: str | None = Field("total_charge", description="Total charge (e); carried, not used by the model yet.")
+    total_spin: str | None = Field("total_spin", description="Spin multiplicity; carried, not used by the model yet.")
+    config_type: str | None = Field("config_type", description="Kind of structure, by which errors are tabulated and weights given.")
+    weight: str | None = Field("config_weight", description="Weight of the structure in the loss.")
 
 
 class DataConfig(Section):
@@ -52,6 +59,11 @@ class DataConfig(Section):
         if not value:
             raise ValueError("no training file is named.")
         return value
+
+    @field_validator("e0s", mode="before")
+    @classmethod
+    def _numbers_are_keys_too(cls, value: object) -> object:
+        return {str(element): energy for element, energy in value.items()} if isinstance(value, dict) else value
 
     @field_validator("e0s")
     @classmethod
@@ -131,8 +143,3 @@ class TrainConfig(Section):
         """Loss of the second stage: the kind of the first with the weights of the second."""
         names = ("energy_weight", "forces_weight", "stress_weight", "virials_weight")
         return self.loss.model_copy(update={name: getattr(self.stage_two, name) for name in names})
-
-    def stage_two_optimizer(self) -> OptimizerConfig:
-        """Optimizer of the second stage: that of the first with a constant learning rate of its own."""
-        schedule = self.optimizer.schedule.model_copy(update={"kind": "constant", "warmup_epochs": 0.0})
-        return self.optimizer.model_copy(update={"learning_rate": self.stage_two.learning_rate, "schedule": schedule})

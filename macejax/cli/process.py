@@ -1,0 +1,55 @@
+"""What a command sets for its own process, and how it fails. The library sets nothing of this by itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+
+def set_up_jax(dtype: str) -> None:
+    """Precision and compile cache of this process; call it before anything is computed.
+
+    Args:
+      dtype: float32 or float64; the latter switches x64 on.
+
+    The cache of compiled programs lies in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/macejax/jax; an empty value switches it off.
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if cache is None:
+        cache = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "macejax" / "jax")
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def fail(error: Exception, debug: bool) -> int:
+    """Report an error on stderr: one sentence for what a user can mend, else, and with `debug`, the traceback.
+
+    Returns:
+      Exit code: 2 for a wrong command line or configuration, 1 for the rest.
+    """
+    from macejax.config import ConfigError
+
+    if debug or not isinstance(error, _expected()):
+        traceback.print_exception(error)
+    else:
+        print(f"macejax: {error}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    from macejax.checkpoint.lock import LockError
+    from macejax.checkpoint.manifest import CheckpointError
+    from macejax.checkpoint.model_file import ModelFileError
+    from macejax.config import ConfigError
+    from macejax.data.structure import DataError
+
+    guard = sys.modules.get("macejax.train.guard")  # importing it takes jax; where it was not imported, it raised nothing
+    training = (guard.NonFiniteError,) if guard else ()
+    return (ConfigError, DataError, ModelFileError, CheckpointError, LockError, OSError, *training)

@@ -1,0 +1,176 @@
+"""What a run says: JSON lines for programs, a line per validation for people, a live bar where there is a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from macejax.train.guard import check_finite
+
+METRICS = "metrics.jsonl"
+WALL_CLOCK = ("time", "seconds")  # fields that differ between two runs of the same thing
+
+
+class Log:
+    """Where a run writes: `metrics.jsonl` in its folder, and the console. Made by `open_log`."""
+
+    def __init__(self, path: Path | None, console: Console, progress: Progress | None):
+        self.console = console
+        self._file = None if path is None else open(path, "a", encoding="utf-8")
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Append one line of metrics. Numbers that are not finite become null."""
+        if self._file is not None:
+            line = {"kind": kind, **{name: _plain(value) for name, value in values.items()}, "time": round(time.time(), 3)}
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def say(self, message: str) -> None:
+        """One line for the reader."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """One line that must not be overlooked."""
+        self.console.print(f"WARNING: {message}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, epoch: int, done: int, total: int, note: str = "") -> None:
+        """Move the bar; without a terminal nothing happens, for the lines of `say` are enough there."""
+        if self._progress is None:
+            return
+        if self._task is None:
+            self._task = self._progress.add_task("", total=total, note="")
+        self._progress.update(self._task, completed=done, total=total, description=f"epoch {epoch}", note=note)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+@contextmanager
+def open_log(folder: Path | None, *, quiet: bool = False) -> Iterator[Log]:
+    """The log of a run.
+
+    Args:
+      folder: where `metrics.jsonl` lies; None for a process that only computes.
+      quiet: nothing on the console.
+    """
+    console = Console(quiet=quiet)
+    live = console.is_terminal and not quiet
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    progress = Progress(*columns, console=console, transient=True) if live else None
+    log = Log(None if folder is None else folder / METRICS, console, progress)
+    try:
+        if progress is not None:
+            progress.start()
+        yield log
+    finally:
+        if progress is not None:
+            progress.stop()
+        log.close()
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Drop the lines of `metrics.jsonl` beyond `step`, and a last line that was cut short: the steps they tell of will be done again."""
+    path = folder / METRICS
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` as dictionaries; one that was cut short by a crash is left out."""
+    lines = []
+    for text in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+class StepLog:
+    """Infos of training steps, left on the device until they are needed, so that the host does not wait for every step.
+
+    `memory` holds the running sums, plain numbers that go into a checkpoint, so that a resumed run writes the lines of one that never stopped.
+    """
+
+    def __init__(self, log: Log, every: int, max_skipped: int, source_of: Callable[[int], str], memory: Mapping[str, float] | None = None):
+        self.memory = dict(memory or {"interval_sum": 0.0, "interval_count": 0, "epoch_sum": 0.0, "epoch_count": 0})
+        self._log = log
+        self._every = every
+        self._max_skipped = max_skipped
+        self._source_of = source_of
+        self._pending: list[tuple[int, int, dict[str, Any], Sequence[int]]] = []
+        self.last: dict[str, float] = {}
+
+    def add(self, step: int, epoch: int, info: dict[str, Any], indices: Sequence[int]) -> bool:
+        """Take note of step number `step` (from 1). True where a line is due: then the infos were fetched and the line written."""
+        self._pending.append((step, epoch, info, indices))
+        due = step % self._every == 0
+        if due:
+            self.drain()
+        return due
+
+    def drain(self) -> None:
+        """Fetch all infos from the device, in order.
+
+        Raises:
+          NonFiniteError: too many steps in a row had a loss or gradient that is not finite.
+        """
+        for (step, epoch, _, indices), info in zip(self._pending, jax.device_get([entry[2] for entry in self._pending]), strict=True):
+            self._take(step, epoch, info, indices)
+        self._pending.clear()
+
+    def end_epoch(self) -> float:
+        """Mean loss of the epoch's steps that were finite; the sum starts anew."""
+        self.drain()
+        mean = _mean(self.memory["epoch_sum"], self.memory["epoch_count"])
+        self.memory.update(epoch_sum=0.0, epoch_count=0)
+        return mean
+
+    def _take(self, step: int, epoch: int, info: dict[str, Any], indices: Sequence[int]) -> None:
+        if info["finite"]:
+            for name in ("interval", "epoch"):
+                self.memory[f"{name}_sum"] += float(info["loss"])
+                self.memory[f"{name}_count"] += 1
+        self.last = {name: float(info[name]) for name in ("loss", "grad_norm", "learning_rate")}
+        if step % self._every == 0:
+            mean = _mean(self.memory["interval_sum"], self.memory["interval_count"])
+            self._log.write("train", step=step, epoch=epoch, **{**self.last, "loss": mean}, skipped=int(info["skipped"]))
+            self.memory.update(interval_sum=0.0, interval_count=0)
+        if not info["finite"]:
+            bad = [int(index) for index in np.unique(info["suspects"]) if index >= 0] or [int(index) for index in indices]
+            frames = [self._source_of(index) for index in bad]
+            self._log.write("skipped", step=step, epoch=epoch, frames=frames)
+            self._log.warn(f"step {step}: loss or gradient is not finite; the step is skipped. Frames: {', '.join(frames[:4])}")
+            check_finite(int(info["consecutive_skipped"]), self._max_skipped, frames)
+
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else float("nan")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return value

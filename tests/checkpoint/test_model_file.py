@@ -1,0 +1,151 @@
+"""The model file: what is read is what was written, or a sentence; never code, never other numbers."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from macejax.checkpoint import model_file
+from macejax.checkpoint.model_file import ModelFileError, load_model, read_header, save_model
+from macejax.config import ModelConfig
+from macejax.model.mace import Model, init_model
+
+CONFIG = ModelConfig(elements=(1, 8), e0s=(-13.6, -430.25), hidden_irreps="2x0e", l_max=1, correlation=1, radial_mlp=(4,), avg_num_neighbors=3.1, scale=0.7)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return init_model(CONFIG, jax.random.key(0), np.float64)
+
+
+@pytest.fixture
+def path(tmp_path, model) -> Path:
+    save_model(tmp_path / "water.mace", model, {"name": "water"})
+    return tmp_path / "water.mace"
+
+
+def test_round_trip(path, model):
+    found = load_model(path)
+    assert found.config == model.config
+    assert jax.tree.structure(found.params) == jax.tree.structure(model.params)
+    for wanted, value in zip(jax.tree.leaves(model.params), jax.tree.leaves(found.params), strict=True):
+        assert value.dtype == wanted.dtype == np.float64 and np.array_equal(value, wanted)
+
+
+def test_header_tells_what_the_model_is(path, model):
+    header = read_header(path)
+    assert header["species"] == ["H", "O"] and header["dtype"] == "float64" and header["units"]["energy"] == "eV" and header["extra"] == {"name": "water"}
+    assert header["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    assert header["config"]["e0s"] == [-13.6, -430.25]
+
+
+def test_writing_twice_gives_the_same_bytes(path, model):
+    before = path.read_bytes()
+    save_model(path, load_model(path), {"name": "water"})
+    assert path.read_bytes() == before and [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_truncated_anywhere_is_refused(path):
+    content = path.read_bytes()
+    for size in [0, 1, 7, *np.random.default_rng(0).integers(8, len(content), size=10)]:
+        path.write_bytes(content[:size])
+        with pytest.raises(ModelFileError, match=r"water\.mace"):
+            load_model(path)
+
+
+def test_any_flipped_bit_is_refused(path):
+    """100 seeded bits of the whole file, and 100 of its header, where flips are the most harmful."""
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    random = np.random.default_rng(1)
+    for place in [*random.integers(len(content), size=100), *random.integers(header, size=100)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.integers(8)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(ModelFileError, match=r"water\.mace"):
+            load_model(path)
+
+
+def test_a_pickle_is_refused_and_not_run(path, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    for protocol in (0, 2, 5):
+        path.write_bytes(pickle.dumps(Trap(), protocol=protocol))
+        with pytest.raises(ModelFileError, match="a program|not a model file"):
+            load_model(path)
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(ModelFileError, match="a program"):
+        load_model(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def rewrite(path: Path, monkeypatch, **changes) -> None:
+    """Write the file anew with a valid checksum and a header that has `changes`."""
+    original = model_file._header
+    monkeypatch.setattr(model_file, "_header", lambda *args: {**original(*args), **changes})
+    save_model(path, load_model(path))
+    monkeypatch.undo()
+
+
+def test_future_format_and_unknown_config_are_refused(path, model, monkeypatch):
+    config = CONFIG.model_dump(mode="json")
+    rewrite(path, monkeypatch, config={**config, "colour": "blue"})
+    with pytest.raises(ModelFileError, match="unknown key 'colour'"):
+        load_model(path)
+    save_model(path, model)
+    rewrite(path, monkeypatch, format=2)
+    with pytest.raises(ModelFileError, match="format 2; this macejax reads up to format 1. Please upgrade"):
+        load_model(path)
+
+
+def test_parameters_that_do_not_fit_the_configuration_are_refused(path):
+    save_model(path, Model(CONFIG, {"params": {"x": np.zeros(2)}}))
+    with pytest.raises(ModelFileError, match="do not fit"):
+        load_model(path)
+
+
+def test_other_safetensors_are_refused(path):
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros(2)}, path)
+    with pytest.raises(ModelFileError, match="no macejax header"):
+        load_model(path)
+    with pytest.raises(FileNotFoundError):
+        load_model(path.parent / "absent")
+    with pytest.raises(ModelFileError, match="is a folder"):
+        load_model(path.parent)
+
+
+def test_what_is_no_model_is_not_saved(path):
+    before = path.read_bytes()
+    for params, sentence in (({"a": np.zeros(2), "b": np.zeros(2, np.float32)}, "all be float32 or all be float64"), ({"a": np.full(2, np.nan)}, "a holds NaN")):
+        with pytest.raises(ValueError, match=sentence):
+            save_model(path, Model(CONFIG, params))
+    assert path.read_bytes() == before
+
+
+def test_a_failing_disk_leaves_the_old_file(path, model, monkeypatch):
+    import macejax.checkpoint.atomic as atomic
+
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match=r"could not write \d+ bytes to .*water\.mace: No space left"):
+        save_model(path, model)
+    assert path.read_bytes() == before and [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_header_is_json_without_nan(path):
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    assert json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["macejax"])["format"] == 1
