@@ -143,11 +143,14 @@ def layer_irreps(config: ModelConfig) -> list[str]:
     return [config.hidden_irreps] * (config.num_interactions - 1) + [scalars]
 
 
+def parameter_shapes(config: ModelConfig) -> Any:
+    """Tree of the parameters as jax.ShapeDtypeStruct, without computing any."""
+    return jax.eval_shape(build(config).init, jax.random.key(0), jnp.zeros((1, 4, 3), jnp.float32), _example_graph(np.dtype(np.float32)))
+
+
 def count_parameters(config: ModelConfig) -> int:
     """Number of trainable numbers, without computing any."""
-    graph = _example_graph(np.dtype(np.float32))
-    shapes = jax.eval_shape(build(config).init, jax.random.key(0), jnp.zeros((1, 4, 3), jnp.float32), graph)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
 def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> Edges:
