@@ -1,0 +1,123 @@
+"""ASE calculator: one structure at a time, few compilations, neighbour lists that last many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from os import PathLike
+from typing import Any, Literal
+
+import jax
+import jraph
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import CalculationFailed, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from macejax.data.batch import Capacity
+from macejax.data.structure import Structure, check, volume
+from macejax.model.mace import Model, build
+from macejax.potential import SiteEnergy
+from macejax.simulate.evaluate import Evaluation, evaluate
+from macejax.simulate.verlet import VerletList, lasts, make_list, move
+
+
+class Calculator(AseCalculator):
+    """Energies (eV), forces (eV/Angstrom), stress (eV/Angstrom^3, ASE's sign) and virials (eV) of a macejax model.
+
+    Properties: `energy` and `free_energy` (equal), `energies` [N] (each with the E0 of its atom), `forces` [N, 3], `stress` [6] in Voigt
+    order xx, yy, zz, yz, xz, xy, and `virials` [N, 3, 3], which sum to -dE/d(strain), every edge shared half and half by its two atoms.
+    Stress exists where the cell has a volume; virials always.
+
+    Counters: `num_compilations` of the model, `num_rebuilds` of the neighbour list, `num_evaluations`.
+
+    Args:
+      model: a `macejax.Model`, or the path of a model file.
+      dtype: precision of the computation, whatever jax's own default is. Results are float64.
+      skin: the neighbour list reaches this much (Angstrom) beyond the cutoff and is kept until atoms or cell have moved so far that it
+        could miss an edge; 0 makes a new list for every call.
+      site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
+
+    Raises (when asked for a property):
+      DataError: no atoms, an element that the model does not know, positions or cell that are not finite, a periodic direction without a
+        lattice vector. PropertyNotImplementedError: stress of a system without volume. CalculationFailed: the model's own numbers are not
+        finite, as where atoms coincide.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "virials"]
+
+    def __init__(
+        self,
+        model: Model | str | PathLike[str],
+        *,
+        dtype: Literal["float32", "float64"] = "float64",
+        skin: float = 0.5,
+        site_energy: SiteEnergy | None = None,
+    ) -> None:
+        super().__init__()
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
+        if not skin >= 0:
+            raise ValueError(f"skin must be 0 or more (Angstrom), not {skin}.")
+        if not isinstance(model, Model):
+            from macejax.checkpoint.model_file import load_model
+
+            model = load_model(model)
+        self.model = model
+        self.dtype = np.dtype(dtype)
+        self.skin = skin
+        self.num_compilations = self.num_rebuilds = self.num_evaluations = 0
+        self._capacities: list[Capacity] = []
+        self._list: VerletList | None = None
+        function = build(model.config).apply if site_energy is None else site_energy
+
+        def traced(params: Any, graph: jraph.GraphsTuple) -> Evaluation:
+            self.num_compilations += 1  # python runs this while jax traces: once for each compilation
+            return evaluate(function, params, graph)
+
+        self._evaluate = jax.jit(traced)
+        with self._precision():
+            self._params: Any = jax.tree.map(lambda x: jax.numpy.asarray(x, self.dtype), model.params)
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
+    ) -> None:
+        """Fill `results` with every property that the structure has. ASE calls this."""
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        structure = check(Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy()))
+        has_volume = volume(structure.cell) > 0
+        if "stress" in properties and not has_volume:
+            raise PropertyNotImplementedError(
+                f"{atoms.get_chemical_formula()} has no stress, its cell no volume: ask for 'virials', or give it three lattice vectors."
+            )
+        with self._precision():
+            kept = self._neighbors(structure)
+            computed = jax.device_get(self._evaluate(self._params, move(kept, structure)))
+        self.num_evaluations += 1
+        number = len(structure.numbers)
+        node_energy, forces, virials = (np.asarray(x, np.float64)[:number] for x in computed[:3])
+        bad = ~(np.isfinite(node_energy) & np.isfinite(forces).all(axis=1))
+        if bad.any():
+            atom = int(np.argmax(bad))
+            raise CalculationFailed(f"the energy or force of atom {atom} ({atoms.symbols[atom]}) is not finite: do atoms overlap?")
+        energies = node_energy + np.asarray(self.model.config.e0s, np.float64)[kept.species]
+        energy = float(np.sum(energies))
+        self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces, "virials": virials}
+        if has_volume:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(computed.stress[0], np.float64))
+
+    def _neighbors(self, structure: Structure) -> VerletList:
+        """The list kept from earlier calls, or a new one where that does not reach far enough."""
+        cutoff, kept = self.model.config.cutoff, self._list
+        if kept is None or not lasts(kept, structure, cutoff, cutoff + self.skin):
+            kept = make_list(structure, self.model.config.elements, cutoff + self.skin, self._capacities, self.dtype)
+            if kept.capacity not in self._capacities:
+                self._capacities.append(kept.capacity)
+            self._list = kept
+            self.num_rebuilds += 1
+        return kept
+
+    def _precision(self) -> AbstractContextManager:
+        return jax.enable_x64(self.dtype == np.float64)

@@ -1,0 +1,157 @@
+"""Molecular dynamics through ASE, watched at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.md import MolecularDynamics
+from ase.md.verlet import VelocityVerlet
+
+ABSURD = 10.0  # times the temperature that was asked for, or that the run began with: the run has exploded
+COLDEST_REFERENCE = 300.0  # K; below it, `ABSURD` counts from here
+
+
+class SimulationError(RuntimeError):
+    """A simulation went where no physics is. The message says at which step, and what to look at."""
+
+
+class Thermo(NamedTuple):
+    """State of a running simulation."""
+
+    step: int
+    time: float  # fs
+    potential_energy: float  # eV
+    kinetic_energy: float  # eV
+    total_energy: float  # eV; NVE conserves it
+    temperature: float  # K, of 3N degrees of freedom
+    volume: float | None  # Angstrom^3
+    pressure: float | None  # GPa, ideal-gas part included
+
+
+Observer = Callable[[Atoms, Thermo], None]
+
+
+def run_md(
+    atoms: Atoms,
+    steps: int,
+    *,
+    ensemble: Literal["nve", "nvt", "npt"] = "nve",
+    timestep: float = 1.0,
+    temperature: float | None = None,
+    pressure: float = 0.0,
+    relaxation_time: float = 100.0,
+    barostat_time: float = 1000.0,
+    isotropic: bool = True,
+    seed: int = 0,
+    every: int = 10,
+    observe: Observer | None = None,
+    max_temperature: float | None = None,
+) -> Thermo:
+    """Run `steps` steps and leave `atoms` where they then are.
+
+    NVE is velocity Verlet. NVT is Langevin dynamics in the BAOAB splitting (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102, 2013);
+    NPT adds the Langevin barostat of Quigley and Probert (J. Chem. Phys. 120, 11432, 2004).
+
+    Args:
+      atoms: structure with a calculator. Atoms at rest are given velocities of `temperature`, without motion of the whole.
+      steps: number of steps.
+      ensemble: what is kept constant.
+      timestep: fs.
+      temperature: K; needed for nvt and npt.
+      pressure: GPa, for npt.
+      relaxation_time: of the thermostat, fs.
+      barostat_time: of the barostat, fs.
+      isotropic: npt: the cell keeps its shape; otherwise it is free.
+      seed: of initial velocities and of the thermostat.
+      every: steps from one call of `observe` to the next; step 0 and the last one are always shown.
+      observe: called with the atoms and the Thermo of the step. Looking changes nothing.
+      max_temperature: K; hotter atoms end the run. By default ten times the target, or the start.
+
+    Returns:
+      Thermo of the last step.
+
+    Raises:
+      ValueError: options that do not fit the ensemble. SimulationError: a number that is not finite, or an absurd temperature.
+    """
+    _check_options(atoms, ensemble, temperature, timestep, steps, every)
+    rng = np.random.default_rng(seed)
+    if temperature is not None and not np.any(atoms.get_momenta()):
+        thermalize(atoms, temperature, rng)
+    dynamics: MolecularDynamics
+    if ensemble == "nve":
+        dynamics = VelocityVerlet(atoms, timestep * units.fs)
+    else:
+        barostat: dict[str, Any] = {}
+        if ensemble == "npt":
+            stress = -pressure * units.GPa
+            barostat = {
+                "externalstress": stress if isotropic else np.eye(3) * stress,
+                "hydrostatic": isotropic,
+                "P_tau": barostat_time * units.fs,
+            }
+        dynamics = LangevinBAOAB(
+            atoms, timestep * units.fs, temperature_K=temperature, T_tau=relaxation_time * units.fs, rng=rng, **barostat
+        )
+    hottest = max_temperature or ABSURD * max(temperature or 0.0, atoms.get_temperature(), COLDEST_REFERENCE)
+    state = thermo(atoms, 0, timestep)
+
+    def watch() -> None:
+        nonlocal state
+        state = thermo(atoms, dynamics.nsteps, timestep)
+        if not math.isfinite(state.total_energy):
+            raise SimulationError(
+                f"step {state.step}: the total energy is {state.total_energy}. Look at the start, or take a shorter timestep."
+            )
+        if state.temperature > hottest:
+            raise SimulationError(
+                f"step {state.step}: the temperature is {state.temperature:.0f} K, above {hottest:.0f} K. It exploded: the timestep "
+                f"({timestep} fs) may be too long, the start too far from equilibrium, or the model out of its depth."
+            )
+        if observe is not None and (state.step % every == 0 or state.step == steps):
+            observe(atoms, state)
+
+    dynamics.attach(watch, interval=1)
+    dynamics.run(steps)
+    return state
+
+
+def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Draw velocities from the Maxwell-Boltzmann distribution at `temperature` (K), take the motion of the whole away."""
+    masses = atoms.get_masses()[:, None]
+    momenta = rng.normal(size=(len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
+    if len(atoms) > 1:
+        momenta -= masses / masses.sum() * momenta.sum(axis=0)
+    atoms.set_momenta(momenta)
+
+
+def thermo(atoms: Atoms, step: int, timestep: float) -> Thermo:
+    """What there is to say of the atoms at this step. The calculator has computed all of it already."""
+    potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
+    volume = pressure = None
+    if "stress" in atoms.calc.results:
+        volume = float(atoms.get_volume())
+        pressure = float(-np.mean(atoms.get_stress(include_ideal_gas=True)[:3]) / units.GPa)
+    return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, float(atoms.get_temperature()), volume, pressure)
+
+
+def drift(times: np.ndarray, total_energies: np.ndarray, num_atoms: int) -> float:
+    """Slope of the total energy [T] (eV) over time [T] (fs) by least squares, in meV/atom/ps."""
+    return float(np.polyfit(np.asarray(times) / 1000, np.asarray(total_energies) * 1000 / num_atoms, 1)[0])
+
+
+def _check_options(atoms: Atoms, ensemble: str, temperature: float | None, timestep: float, steps: int, every: int) -> None:
+    if ensemble not in ("nve", "nvt", "npt"):
+        raise ValueError(f"ensemble must be nve, nvt or npt, not {ensemble!r}.")
+    if ensemble != "nve" and not (temperature and temperature > 0):
+        raise ValueError(f"{ensemble} needs a temperature above 0 K, not {temperature}.")
+    if temperature is not None and temperature < 0:
+        raise ValueError(f"a temperature is 0 K or more, not {temperature}.")
+    if not timestep > 0 or steps < 0 or every < 1:
+        raise ValueError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")
+    if ensemble == "npt" and not atoms.pbc.all():
+        raise ValueError("npt needs a structure that is periodic in all three directions.")

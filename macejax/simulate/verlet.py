@@ -1,0 +1,86 @@
+"""Verlet list: a batch of one structure whose edges reach beyond the cutoff, so that it outlasts many small moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jraph
+import numpy as np
+from ase.geometry import complete_cell
+from numpy.typing import DTypeLike
+
+from macejax.data.batch import Capacity, batch, capacity_for, round_slots
+from macejax.data.graph import build_graph
+from macejax.data.neighbors import wrap
+from macejax.data.structure import Structure, volume
+
+HEADROOM = 1.1  # of neighbour slots in the first batch: degrees fluctuate, and a compilation costs more than the slots
+GROWTH = 1.25  # of what was too small: the number of compilations grows as the logarithm of the size
+LARGEST_WASTE = 2.0  # times the slots needed; a smaller structure gets a batch of its own
+
+
+class VerletList(NamedTuple):
+    """The structure for which the edges were found, and its batch."""
+
+    structure: Structure
+    images: np.ndarray  # [n, 3] int, lattice vectors that bring each atom into the cell
+    species: np.ndarray  # [n] int, index into the model's elements
+    capacity: Capacity
+    batch: jraph.GraphsTuple  # on the device
+
+
+def make_list(structure: Structure, elements: Sequence[int], reach: float, capacities: Sequence[Capacity], dtype: DTypeLike) -> VerletList:
+    """Find all edges up to `reach` (Angstrom) and put them into the smallest capacity that holds them, or into a new one.
+
+    Raises:
+      DataError: the structure has an element that is not among `elements`.
+    """
+    graph = build_graph(structure, elements, reach)
+    capacity = choose(capacities, capacity_for([graph]))
+    images = wrap(structure.positions, structure.cell, structure.pbc)[1]
+    return VerletList(structure, images, graph.species, capacity, jax.device_put(batch([graph], capacity, dtype)))
+
+
+def lasts(kept: VerletList, structure: Structure, cutoff: float, reach: float) -> bool:
+    """Whether every pair of atoms now within the cutoff was within `reach` when the list was made.
+
+    With F the deformation of the cell, an atom that was at x0 is at x = x0 F + u. A pair within the cutoff now, |r| <= cutoff, was at
+    r0 = (r - u_j + u_i) F^-1, so |r0| <= (cutoff + 2 max |u|) ||F^-1||. A motion common to all atoms does not count in u.
+    """
+    old = kept.structure
+    if not (np.array_equal(old.numbers, structure.numbers) and np.array_equal(old.pbc, structure.pbc)):
+        return False
+    deformation = np.linalg.solve(_periodic_cell(old), _periodic_cell(structure))
+    moved = structure.positions - old.positions @ deformation
+    farthest = np.linalg.norm(moved - moved.mean(axis=0), axis=1).max()
+    return bool((cutoff + 2 * farthest) * np.linalg.norm(np.linalg.inv(deformation), 2) <= reach)
+
+
+def move(kept: VerletList, structure: Structure) -> jraph.GraphsTuple:
+    """The batch with the positions and the cell of now. Atoms stay in the images that the shifts of the edges speak of."""
+    positions = structure.positions + kept.images @ structure.cell
+    nodes, variables = kept.batch.nodes, kept.batch.globals
+    padded = np.zeros(nodes["positions"].shape, nodes["positions"].dtype)
+    padded[: len(positions)] = positions - positions.mean(axis=0)
+    cell, size = np.array(variables["cell"]), np.array(variables["volume"])
+    cell[0], size[0] = structure.cell, volume(structure.cell)
+    return kept.batch._replace(nodes={**nodes, "positions": padded}, globals={**variables, "cell": cell, "volume": size})
+
+
+def choose(capacities: Sequence[Capacity], need: Capacity) -> Capacity:
+    """The smallest of the capacities that holds `need` without much waste; where there is none, a new one with room to grow."""
+    enough = LARGEST_WASTE * need.nodes * need.slots
+    fitting = [c for c in capacities if all(room >= size for room, size in zip(c, need, strict=True)) and c.nodes * c.slots <= enough]
+    if fitting:
+        return min(fitting, key=lambda c: (c.nodes * c.slots, c.species))
+    # The number of atoms is constant in most uses, so the first one is taken as it is; and where it came back, only slots were too few.
+    same_size = any(c.nodes == need.nodes for c in capacities)
+    nodes = need.nodes if same_size or not capacities else int(np.ceil(need.nodes * GROWTH))
+    return need._replace(nodes=nodes, slots=round_slots(need.slots * (GROWTH if same_size else HEADROOM)))
+
+
+def _periodic_cell(structure: Structure) -> np.ndarray:
+    """The lattice vectors of the periodic directions [3, 3] (Angstrom), completed by orthogonal unit vectors."""
+    return complete_cell(structure.cell * structure.pbc[:, None])
