@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -82,21 +83,7 @@ def run_md(
     rng = np.random.default_rng(seed)
     if temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, temperature, rng)
-    dynamics: MolecularDynamics
-    if ensemble == "nve":
-        dynamics = VelocityVerlet(atoms, timestep * units.fs)
-    else:
-        barostat: dict[str, Any] = {}
-        if ensemble == "npt":
-            stress = -pressure * units.GPa
-            barostat = {
-                "externalstress": stress if isotropic else np.eye(3) * stress,
-                "hydrostatic": isotropic,
-                "P_tau": barostat_time * units.fs,
-            }
-        dynamics = LangevinBAOAB(
-            atoms, timestep * units.fs, temperature_K=temperature, T_tau=relaxation_time * units.fs, rng=rng, **barostat
-        )
+    dynamics = _integrator(atoms, ensemble, timestep, temperature, pressure, relaxation_time, barostat_time, isotropic, rng)
     hottest = max_temperature or ABSURD * max(temperature or 0.0, atoms.get_temperature(), COLDEST_REFERENCE)
     state = thermo(atoms, 0, timestep)
 
@@ -118,6 +105,32 @@ def run_md(
     dynamics.attach(watch, interval=1)
     dynamics.run(steps)
     return state
+
+
+def _integrator(
+    atoms: Atoms,
+    ensemble: str,
+    timestep: float,
+    temperature: float | None,
+    pressure: float,
+    relaxation_time: float,
+    barostat_time: float,
+    isotropic: bool,
+    rng: np.random.Generator,
+) -> MolecularDynamics:
+    if ensemble == "nve":
+        return VelocityVerlet(atoms, timestep * units.fs)
+    barostat: dict[str, Any] = {}
+    if ensemble == "npt":
+        stress = -pressure * units.GPa
+        barostat = {
+            "externalstress": stress if isotropic else np.eye(3) * stress,
+            "hydrostatic": isotropic,
+            "P_tau": barostat_time * units.fs,
+        }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using heuristic P_mass")  # ASE's own choice of the barostat's mass is what we want
+        return LangevinBAOAB(atoms, timestep * units.fs, temperature_K=temperature, T_tau=relaxation_time * units.fs, rng=rng, **barostat)
 
 
 def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:

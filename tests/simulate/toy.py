@@ -11,6 +11,7 @@ from macejax.model.geometry import rows
 from macejax.model.mace import Model
 
 CUTOFF = 4.0  # Angstrom
+LATTICE = 3.2615  # Angstrom, of fcc at rest
 ELEMENTS = (1, 8, 29)
 E0S = (-1.0, -2.0, -3.0)
 
