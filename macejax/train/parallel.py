@@ -1,0 +1,134 @@
+"""The only file that knows about devices: steps of training and evaluation over all of them with `jax.pmap`.
+
+State and parameters go in and come out without a device axis (pmap replicates them); batches carry one. With several processes
+(`jax.distributed.initialize` before anything else) every process calls the step with the same state and with its own part of the batch,
+`[local devices, ...]`; rows of the same shape in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import optax
+
+from macejax.potential import Prediction, predict
+from macejax.potential.predict import SiteEnergy
+from macejax.train.ema import update_ema
+from macejax.train.loss import Loss
+from macejax.train.metrics import ErrorSums, error_sums
+from macejax.train.schedule import applied_learning_rate
+from macejax.train.state import TrainState
+from macejax.train.step import loss_and_gradient
+
+AXIS = "devices"
+
+Info = dict[str, Any]
+
+
+class Evaluation(NamedTuple):
+    """What one evaluation step says; every array has a leading axis of local devices."""
+
+    prediction: Prediction
+    errors: dict[str, ErrorSums]  # per structure, [D, G] each
+    terms: dict[str, tuple[jax.Array, jax.Array]]  # numerator and count [D] of each term of the loss
+    index: jax.Array  # [D, G] int32, position of the structure in its data set, -1 on padding
+
+
+def make_train_step(
+    site_energy: SiteEnergy,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float | None = None,
+    num_devices: int | None = None,
+) -> Callable[[TrainState, jraph.GraphsTuple], tuple[TrainState, Info]]:
+    """A function `(state, batch) -> (state, info)` that does one step over all devices.
+
+    Loss and gradient are sums over structures divided by counts over all devices, so that the result does not depend on where a structure
+    lies. Where the loss or the norm of the gradient is not finite, the step changes nothing but its counters. The state that goes in is
+    donated: use the one that comes out. Nothing waits for the device; reading a value of `info` does.
+
+    `info`: loss, grad_norm (before clipping), learning_rate [] float; finite [] bool; terms, mean of each term; skipped,
+    consecutive_skipped [] int32; suspects [local devices, G] int32, see `loss_and_gradient`.
+
+    Args:
+      site_energy: `(params, vectors, graph) -> node energies`.
+      loss: from `loss_terms`.
+      optimizer: from `make_optimizer`.
+      ema_decay: decay of the moving average; needs a state that has one.
+      num_devices: how many devices of each process to use, all by default.
+    """
+
+    def step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info, jax.Array]:
+        if (ema_decay is None) != (state.ema is None):
+            raise ValueError("ema_decay and the state do not agree: init_state(ema=True) and ema_decay belong together.")
+        result = loss_and_gradient(site_energy, loss, state.params, batch, partial(jax.lax.psum, axis_name=AXIS))
+        grad_norm = optax.global_norm(result.params)
+        finite = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.update(result.params, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = None if ema_decay is None else update_ema(state.ema, params, ema_decay)
+
+        def unless_finite(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        failed = (~finite).astype(jnp.int32)
+        new = state._replace(
+            step=state.step + 1,
+            position=state.position + 1,
+            params=unless_finite(params, state.params),
+            ema=unless_finite(ema, state.ema),
+            opt_state=unless_finite(opt_state, state.opt_state),
+            skipped=state.skipped + failed,
+            consecutive_skipped=failed * (state.consecutive_skipped + 1),
+        )
+        info = {
+            "loss": result.loss,
+            "terms": result.terms,
+            "grad_norm": grad_norm,
+            "finite": finite,
+            "learning_rate": applied_learning_rate(opt_state),
+            "skipped": new.skipped,
+            "consecutive_skipped": new.consecutive_skipped,
+        }
+        return new, info, result.suspects
+
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None, 0), donate_argnums=0, devices=_devices(num_devices))
+
+    def train_step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info]:
+        state, info, suspects = mapped(state, batch)
+        return state, {**info, "suspects": suspects}
+
+    return train_step
+
+
+def make_eval_step(
+    site_energy: SiteEnergy, loss: Loss, *, num_devices: int | None = None
+) -> Callable[[Any, jraph.GraphsTuple], Evaluation]:
+    """A function `(params, batch) -> Evaluation` over the local devices; processes do not talk to each other in it.
+
+    Args:
+      site_energy: `(params, vectors, graph) -> node energies`.
+      loss: whose terms are reported; see `metrics.mean_loss`.
+      num_devices: how many local devices to use, all by default.
+    """
+
+    def step(params: Any, batch: jraph.GraphsTuple) -> Evaluation:
+        prediction = predict(site_energy, params, batch)
+        return Evaluation(prediction, error_sums(prediction, batch), loss.terms(prediction, batch), batch.globals["index"])
+
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices()[:num_devices])
+
+
+def _devices(num_devices: int | None) -> list[Any]:
+    """The first `num_devices` devices of each process, all by default."""
+    per_process = [jax.local_devices(process_index=process) for process in range(jax.process_count())]
+    fewest = min(map(len, per_process))
+    if num_devices is not None and not 1 <= num_devices <= fewest:
+        raise ValueError(f"{num_devices} devices are asked for, and there are {fewest}.")
+    return [device for devices in per_process for device in devices[:num_devices]]
