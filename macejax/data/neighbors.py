@@ -42,8 +42,9 @@ def symmetric_neighbors(
     """`neighbors`, and with it `reverse` [E] int32: the place in the list of the edge (j, i, -S) of every edge (i, j, S)."""
     _refuse_collapsed_cell(len(positions), cell, pbc, cutoff, source)
     wrapped, images = wrap(positions, cell, pbc)
-    found = _pairs(wrapped, np.where(pbc[:, None], cell, 0.0), pbc, cutoff)
-    receivers, senders, shifts, reverse = symmetric_order(*found, cutoff)
+    receivers, senders, shifts, lengths = _pairs(wrapped, np.where(pbc[:, None], cell, 0.0), pbc, cutoff)
+    at_cutoff = np.abs(lengths - cutoff) <= AT_CUTOFF * max(cutoff, 1.0)
+    receivers, senders, shifts, reverse = symmetric_order(receivers, senders, shifts, at_cutoff)
     return receivers, senders, shifts + images[senders] - images[receivers], reverse
 
 
@@ -63,25 +64,29 @@ def wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.n
 
 
 def symmetric_order(
-    receivers: np.ndarray, senders: np.ndarray, shifts: np.ndarray, lengths: np.ndarray, cutoff: float
+    receivers: np.ndarray, senders: np.ndarray, shifts: np.ndarray, at_cutoff: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Edges in canonical order (by receiver, sender, shift), each with its reverse.
 
-    An edge without a reverse is dropped where it lies at the cutoff to rounding; anywhere else it is a fault, as is a duplicate.
+    An edge without a reverse is dropped where `at_cutoff` [E] says that it lies at the cutoff to rounding; anywhere else it is a fault of
+    the list, as is a duplicate.
 
     Returns:
       receivers [E], senders [E], shifts [E, 3], all int32, and reverse [E] int32: where the edge (j, i, -S) of the edge (i, j, S) is.
+
+    Raises:
+      DataError: an edge is there twice, or has no reverse.
     """
     code, mirror = _codes(receivers, senders, shifts)
     order = np.argsort(code, kind="stable")
     code, mirror = code[order], mirror[order]
     if (code[1:] == code[:-1]).any():
-        raise RuntimeError("the neighbour list holds an edge twice.")
+        raise DataError("the list of neighbours holds an edge twice.")
     reverse = np.searchsorted(code, mirror)
     paired = code[np.minimum(reverse, len(code) - 1)] == mirror if len(code) else np.zeros(0, bool)
     if not paired.all():
-        if np.any(np.abs(lengths[order][~paired] - cutoff) > AT_CUTOFF * max(cutoff, 1.0)):
-            raise RuntimeError("the neighbour list holds an edge without its reverse.")
+        if not at_cutoff[order][~paired].all():
+            raise DataError("the list of neighbours holds an edge without its reverse.")
         order, code, mirror = order[paired], code[paired], mirror[paired]
         reverse = np.searchsorted(code, mirror)
     int32 = np.int32

@@ -1,0 +1,66 @@
+"""All structures of a data set -> as few batches as possible, for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from macejax.data.batch import batch, stack
+from macejax.data.graph import Graph
+from macejax.data.loader import Step
+from macejax.data.shapes import Sizes, choose_capacities, need, sizes_of, smallest_fit
+
+OPEN_BINS = 32  # bins that are tried for the next structure
+
+
+def pack_all(
+    graphs: Sequence[Graph], *, nodes: int = 256, num_devices: int | None = None, dtype: Any = np.float32, shapes: int = 2
+) -> list[Step]:
+    """Batches that hold every structure exactly once, in an order that packs well.
+
+    Args:
+      graphs: what to pack.
+      nodes: atoms that a batch should not exceed; one that holds a single larger structure does.
+      num_devices: leading device axis of every batch; None for batches without one.
+      dtype: of the batches.
+      shapes: how many static shapes there may be at most.
+
+    Returns:
+      Steps; their `indices` are positions in `graphs`. A device may hold no structure in the last one.
+    """
+    if not graphs:
+        return []
+    sizes = sizes_of(graphs)
+    bins = _first_fit(sizes, nodes)
+    width = num_devices or 1
+    groups = [bins[start : start + width] for start in range(0, len(bins), width)]
+    needs = [need(sizes, group) for group in groups]
+    worst = type(needs[0])(*np.max(needs, axis=0).tolist())
+    capacities = choose_capacities(needs, worst, shapes)
+    steps = []
+    for group, size in zip(groups, needs, strict=True):
+        capacity = smallest_fit(capacities, size)
+        padded = group + [[]] * (width - len(group))
+        batches = [batch([graphs[member] for member in members], capacity, dtype) for members in padded]
+        steps.append(Step(batches[0] if num_devices is None else stack(batches), np.concatenate(group)))
+    return steps
+
+
+def _first_fit(sizes: Sizes, limit: int) -> list[list[int]]:
+    """First-fit decreasing, those with most neighbours first, so that a bin's structures want about the same number of slots."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for member in np.lexsort((-sizes.nodes, -sizes.slots)).tolist():
+        size = int(sizes.nodes[member])
+        for place in range(max(len(bins) - OPEN_BINS, 0), len(bins)):
+            if size <= room[place]:
+                break
+        else:
+            place = len(bins)
+            bins.append([])
+            room.append(limit)
+        bins[place].append(member)
+        room[place] -= size
+    return bins
