@@ -10,7 +10,8 @@ from pathlib import Path
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Write `content` to `path` so that a crash or a full disk leaves either the old file or the new one, never a mixture.
 
-    A temporary file in the same folder is written, flushed to the disk and renamed; the folder is flushed too, for the rename is an entry in it.
+    A temporary file in the same folder is written, flushed to the disk and renamed; then the folder is flushed, for the rename is an entry
+    in it.
 
     Raises:
       OSError: the file cannot be written; `path` is then untouched, and the message names it and the number of bytes.

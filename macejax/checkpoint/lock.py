@@ -19,8 +19,8 @@ class LockError(RuntimeError):
 def lock(folder: Path) -> Iterator[None]:
     """Hold the file `LOCK` of a folder, so that no second run writes to it.
 
-    The operating system drops the lock when its process ends, however it ends; host and pid in the file are for the reader, and for file systems
-    that do not share locks between machines.
+    The operating system drops the lock when its process ends, however it ends; host and pid in the file are for the reader, and for
+    file systems that do not share locks between machines.
 
     Raises:
       LockError: another process holds it, or a process on another host did and did not let go.

@@ -1,7 +1,7 @@
 """MANIFEST.json: what a finished checkpoint folder holds, so that one that is damaged or half-written is known as such.
 
-The manifest is written, and flushed to the disk, after every other file of the folder has been; a folder without one was never finished. It is JSON:
-`files` (name -> sha256 and size), `info` (whatever the writer adds), `versions`, `format`, and `sha256`, its own digest.
+The manifest is written, and flushed to the disk, after every other file of the folder has been; a folder without one was never finished.
+It is JSON: `files` (name -> sha256 and size), `info` (whatever the writer adds), `versions`, `format`, and `sha256`, its own digest.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def _load(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
         written = content["format"]
         if written > FORMAT_VERSION:
-            raise CheckpointError(f"{folder} has format {written}; this macejax reads up to format {FORMAT_VERSION}. Please upgrade macejax.")
+            raise CheckpointError(
+                f"{folder} has format {written}; this macejax reads up to format {FORMAT_VERSION}. Please upgrade macejax."
+            )
         if content.pop("sha256") != _digest(content):
             raise CheckpointError(f"{path} is damaged: it does not match its checksum.")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,7 +1,8 @@
 """The model file: one safetensors file whose header carries everything that, beside the numbers, makes the model.
 
-Layout. Tensors: the parameters, named by their path in the tree (`params/interaction_0/linear/0e`). Metadata: `macejax`, a JSON object with the
-fields of `_header` and `sha256`, a digest of those fields and of the name, dtype, shape and bytes of every tensor. Reading it executes no code.
+Layout. Tensors: the parameters, named by their path in the tree (`params/interaction_0/linear/0e`). Metadata: `macejax`, a JSON object
+with the fields of `_header` and `sha256`, a digest of those fields and of the name, dtype, shape and bytes of every tensor. Reading it
+executes no code.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def load_model(path: str | os.PathLike) -> Model:
     """Read a model file.
 
     Returns:
-      Model whose parameters are numpy arrays in the dtype of the file, whatever JAX's x64 setting; `jax.tree.map(jnp.asarray, ...)` brings them to the device.
+      Model whose parameters are numpy arrays in the dtype of the file, whatever JAX's x64 setting; `jax.tree.map(jnp.asarray, ...)` brings
+      them to the device.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -79,7 +81,7 @@ def load_model(path: str | os.PathLike) -> Model:
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:
-    """The verified header of a model file as a dictionary: format, config, species, units, dtype, versions, extra, and `parameters`, their number."""
+    """The verified header of a model file: format, config, species, units, dtype, versions, extra, and `parameters`, their number."""
     header, tensors = _read(Path(path))
     return {**header, "parameters": int(sum(value.size for value in tensors.values()))}
 
@@ -127,7 +129,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _refuse_other_formats(path: Path, content: bytes) -> None:
     if content[:1] == b"\x80" or content[:4] == b"PK\x03\x04":
-        raise ModelFileError(f"{path} is a pickle or a torch file, which is a program: macejax does not open it. A macejax model file is wanted.")
+        raise ModelFileError(
+            f"{path} is a pickle or a torch file, which is a program: macejax does not open it. A macejax model file is wanted."
+        )
     if len(content) < 8 or int.from_bytes(content[:8], "little") > len(content) - 8:
         raise ModelFileError(f"{path} is truncated or not a model file ({len(content)} bytes).")
 
@@ -147,7 +151,9 @@ def _require_fit(path: Path, config: ModelConfig, tensors: Mapping[str, np.ndarr
     found = {name: value.shape for name, value in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
-            raise ModelFileError(f"{path}: its parameters do not fit its configuration: {name} is {found.get(name)}, and should be {wanted.get(name)}.")
+            raise ModelFileError(
+                f"{path}: its parameters do not fit its configuration: {name} is {found.get(name)}, and should be {wanted.get(name)}."
+            )
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints of a whole training state: orbax writes the arrays, a manifest vouches for them.
 
-A run keeps two folders of them, `last` and `best`, each with one sub-folder per step. A save is finished when its MANIFEST.json is on the disk; only
-then are older ones deleted, so that at every moment there is a good one. A restore verifies before it reads.
+A run keeps two folders of them, `last` and `best`, each with one sub-folder per step. A save is finished when its MANIFEST.json is on the
+disk; only then are older ones deleted, so that at every moment there is a good one. A restore verifies before it reads.
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def _require_same_arrays(path: Path, found: Mapping[str, list[Any]], wanted: Map
         raise CheckpointError(f"checkpoint {path} is of another run: {name} is {where}. Resume with the configuration it was made with.")
     for name, specification in wanted.items():
         if found[name] != specification:
-            raise CheckpointError(f"checkpoint {path} is of another run: {name} is {found[name]} there and {specification} here ([dtype, shape]).")
+            raise CheckpointError(
+                f"checkpoint {path} is of another run: {name} is {found[name]} there and {specification} here ([dtype, shape])."
+            )
 
 
 def _read(path: Path, template: State) -> State:

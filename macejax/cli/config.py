@@ -8,7 +8,9 @@ import typer
 
 
 def command(
-    file: Annotated[str | None, typer.Argument(help="A configuration to complete: it is checked and printed with every option written out.")] = None,
+    file: Annotated[
+        str | None, typer.Argument(help="A configuration to complete: it is checked and printed with every option written out.")
+    ] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Override an option of FILE: section.option=value.")] = None,
 ) -> None:
     """Print a commented configuration file with all options and their defaults; given FILE, check it and print it in full."""

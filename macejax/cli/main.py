@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of the command `macejax`. Exits with 0; 1 for data or files that are wrong; 2 for the command line or the configuration."""
+    """Entry point of the command `macejax`. Exits with 0; 1: data or files are wrong; 2: the command line or the configuration."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or os.environ.get("MACEJAX_DEBUG", "") not in ("", "0")
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
@@ -46,7 +46,9 @@ def _app(called: str | None) -> typer.Typer:
     return app
 
 
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error (or set MACEJAX_DEBUG=1).")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error (or set MACEJAX_DEBUG=1).")] = False,
+) -> None:
     """MACE force fields in JAX: train, test, simulate."""
     del debug  # taken from the arguments before, for it is accepted after the command as well
 

@@ -13,7 +13,9 @@ from macejax.data.species import NUMBERS
 class ModelConfig(Section):
     """Everything that, beside its parameters, defines a MACE. Defaults are those of mace_run_train."""
 
-    model: Literal["MACE", "ScaleShiftMACE"] = Field("ScaleShiftMACE", description="MACE ignores scale and shift; ScaleShiftMACE applies them.")
+    model: Literal["MACE", "ScaleShiftMACE"] = Field(
+        "ScaleShiftMACE", description="MACE ignores scale and shift; ScaleShiftMACE applies them."
+    )
     elements: tuple[int, ...] = Field(description="Atomic numbers that the model knows, ascending.")
     e0s: tuple[float, ...] = Field(description="Energy of each isolated atom (eV), in the order of elements.")
     cutoff: float = Field(5.0, gt=0, description="Cutoff radius (Angstrom).")
@@ -22,14 +24,17 @@ class ModelConfig(Section):
     hidden_irreps: str = Field("128x0e + 128x1o", description="Irreps of the node features, natural parity, equal multiplicities.")
     num_interactions: int = Field(2, ge=1, description="Message-passing layers.")
     l_max: int = Field(3, ge=0, description="Highest degree of the spherical harmonics.")
-    correlation: int | tuple[int, ...] = Field(3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer.")
+    correlation: int | tuple[int, ...] = Field(
+        3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer."
+    )
     interaction_first: str = Field("RealAgnostic", description="Block of the first layer.")
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
     radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")
     readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout.")
     gate: Literal["silu", "tanh", "abs", "none"] = Field("silu", description="Non-linearity of the last readout.")
     contraction_basis: Literal["full", "reduced"] = Field(
-        "full", description="Paths that carry weights in the product basis: every coupling tree as mace_run_train, or an orthonormal basis of them."
+        "full",
+        description="Paths of the product basis that carry weights: every coupling tree, as mace_run_train, or an orthonormal basis.",
     )
     avg_num_neighbors: float = Field(1.0, gt=0, description="Mean neighbour count over atoms that have one; messages are divided by it.")
     scale: float = Field(1.0, description="Factor on the summed readouts of each atom (eV).")
@@ -55,7 +60,7 @@ class ModelConfig(Section):
 
 
 class ModelSection(Section):
-    """The architecture that a training run asks for. What is `auto` is derived from the training set; the rest becomes a ModelConfig as it stands."""
+    """The architecture that a training run asks for. What is `auto` is derived from the training set; the rest goes to ModelConfig as it is."""
 
     model: Literal["MACE", "ScaleShiftMACE"] = Field(
         "MACE",
@@ -69,20 +74,31 @@ class ModelSection(Section):
     num_bessel: int = Field(8, ge=1, description="Bessel radial basis functions.")
     cutoff_power: int = Field(5, ge=3, description="Power p of the polynomial cutoff.")
     num_channels: int | None = Field(None, ge=1, description="Channels of every irrep, with max_L instead of hidden_irreps. null: 128.")
-    max_L: int | None = Field(None, ge=0, description="Highest degree of the node features, with num_channels instead of hidden_irreps. null: 1.")
-    hidden_irreps: str | None = Field(None, description="Irreps of the node features, such as '128x0e + 128x1o'. null: from num_channels and max_L.")
+    max_L: int | None = Field(
+        None, ge=0, description="Highest degree of the node features, with num_channels instead of hidden_irreps. null: 1."
+    )
+    hidden_irreps: str | None = Field(
+        None, description="Irreps of the node features, such as '128x0e + 128x1o'. null: from num_channels and max_L."
+    )
     num_interactions: int = Field(2, ge=1, description="Message-passing layers.")
     l_max: int = Field(3, ge=0, description="Highest degree of the spherical harmonics.")
-    correlation: int | tuple[int, ...] = Field(3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer.")
-    interaction_first: str | None = Field(None, description="Block of the first layer, RealAgnostic or RealAgnosticResidual. null: by `model`.")
+    correlation: int | tuple[int, ...] = Field(
+        3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer."
+    )
+    interaction_first: str | None = Field(
+        None, description="Block of the first layer, RealAgnostic or RealAgnosticResidual. null: by `model`."
+    )
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
     radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")
     readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout.")
     gate: Literal["silu", "tanh", "abs", "none"] = Field("silu", description="Non-linearity of the last readout.")
     contraction_basis: Literal["full", "reduced"] = Field(
-        "full", description="Paths that carry weights in the product basis: every coupling tree as mace_run_train, or an orthonormal basis of them."
+        "full",
+        description="Paths of the product basis that carry weights: every coupling tree, as mace_run_train, or an orthonormal basis.",
     )
-    avg_num_neighbors: float | Literal["auto"] = Field("auto", description="Messages are divided by it. auto: mean neighbour count of the training set.")
+    avg_num_neighbors: float | Literal["auto"] = Field(
+        "auto", description="Messages are divided by it. auto: mean neighbour count of the training set."
+    )
     scaling: Literal["rms_forces_scaling", "std_scaling", "no_scaling"] = Field(
         "rms_forces_scaling", description="Where scale comes from: rms force component, standard deviation of the energy per atom, or 1."
     )
@@ -108,7 +124,9 @@ class ModelSection(Section):
         self.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0)  # an architecture that is wrong is told here
         return self
 
-    def resolve(self, *, elements: tuple[int, ...], e0s: tuple[float, ...], avg_num_neighbors: float, scale: float, shift: float) -> ModelConfig:
+    def resolve(
+        self, *, elements: tuple[int, ...], e0s: tuple[float, ...], avg_num_neighbors: float, scale: float, shift: float
+    ) -> ModelConfig:
         """The ModelConfig with the values derived from the data, used where this section says `auto`.
 
         Args:
@@ -116,7 +134,9 @@ class ModelSection(Section):
           e0s: energies of the isolated atoms (eV).
           avg_num_neighbors, scale (eV), shift (eV): statistics of the training set.
         """
-        architecture = self.model_dump(exclude={"model", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"})
+        architecture = self.model_dump(
+            exclude={"model", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
+        )
         first = "RealAgnostic" if self.model == "MACE" else "RealAgnosticResidual"
         derived: dict[str, Any] = {"avg_num_neighbors": avg_num_neighbors, "scale": scale, "shift": 0.0 if self.model == "MACE" else shift}
         return ModelConfig(

@@ -26,7 +26,8 @@ class ScheduleConfig(Section):
     """How the learning rate moves during a stage."""
 
     kind: Literal["plateau", "exponential", "cosine", "constant"] = Field(
-        "plateau", description="plateau: lowered when validation stalls; exponential: per epoch; cosine: to final_factor at the last epoch; constant."
+        "plateau",
+        description="plateau: lowered when validation stalls; exponential: per epoch; cosine: to final_factor at the last epoch; constant.",
     )
     factor: float = Field(0.8, gt=0, lt=1, description="plateau: factor on the learning rate.")
     patience: int = Field(50, ge=0, description="plateau: validations without improvement that are waited for.")
@@ -44,7 +45,9 @@ class OptimizerConfig(Section):
     )
     learning_rate: float = Field(0.01, gt=0, description="Learning rate.")
     weight_decay: float = Field(
-        5e-7, ge=0, description="Decay of the matrices that MACE decays; added to the gradient, decoupled in amsgradw, adamw and schedulefree."
+        5e-7,
+        ge=0,
+        description="Decay of the matrices that MACE decays; added to the gradient, decoupled in amsgradw, adamw and schedulefree.",
     )
     beta1: float = Field(0.9, gt=0, lt=1, description="Decay of the first moment; in schedulefree the share of the average.")
     beta2: float | None = Field(None, gt=0, lt=1, description="Decay of the second moment. Default 0.999, and 0.98 for schedulefree.")

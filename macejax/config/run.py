@@ -34,19 +34,28 @@ class DataConfig(Section):
     """Which structures to learn from, and how they are served."""
 
     train: tuple[str, ...] = Field(description="Training files: extended XYZ or anything that ASE reads. One path, or a list. Required.")
-    valid: tuple[str, ...] | None = Field(None, description="Validation files. null: a random part of the training set, see valid_fraction.")
-    valid_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training set that validates, drawn with run.seed, where there is no valid file.")
+    valid: tuple[str, ...] | None = Field(
+        None, description="Validation files. null: a random part of the training set, see valid_fraction."
+    )
+    valid_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of the training set that validates, drawn with run.seed, where there is no valid file."
+    )
     test: tuple[str, ...] | None = Field(None, description="Test files, evaluated once, at the end.")
     keys: KeysConfig = Field(KeysConfig(), description="Names of the labels in the files.")
     e0s: Literal["isolated", "average"] | dict[str, float] = Field(
         "isolated",
-        description="Energies of the isolated atoms: isolated (frames with config_type=IsolatedAtom), average (least squares over the training set), "
+        description="Energies of the isolated atoms: isolated (frames with config_type=IsolatedAtom), average (least squares over the "
+        "training set), "
         "or a table such as {H: -13.6, O: -2041.8} (eV).",
     )
     keep_isolated_atoms: bool = Field(False, description="Train on the IsolatedAtom frames too.")
-    config_type_weights: dict[str, float] = Field({}, description="Factors on the weight of the structures of a config_type; 1 for those not named.")
+    config_type_weights: dict[str, float] = Field(
+        {}, description="Factors on the weight of the structures of a config_type; 1 for those not named."
+    )
     batch_size: int = Field(10, ge=1, description="Structures per step, over all devices.")
-    valid_batch_size: int = Field(10, ge=1, description="Structures per batch in validation and test; changes speed and memory, not results.")
+    valid_batch_atoms: int = Field(
+        256, ge=1, description="Atoms per device and batch in validation and test; changes speed and memory, not results."
+    )
 
     @field_validator("train", "valid", "test", mode="before")
     @classmethod
@@ -102,11 +111,15 @@ class RunConfig(Section):
     seed: int = Field(123, ge=0, description="Seed of initial weights, order of structures and validation split.")
     dtype: Literal["float32", "float64"] = Field("float64", description="Precision of the model and of training.")
     epochs: int = Field(2048, ge=1, description="Epochs, both stages together.")
-    patience: int = Field(2048, ge=1, description="Validations without a new best after which a stage ends: the first passes to the second, the last stops.")
+    patience: int = Field(
+        2048, ge=1, description="Validations without a new best after which a stage ends: the first passes to the second, the last stops."
+    )
     validate_every: int = Field(1, ge=1, description="Epochs from one validation to the next.")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="Decay of the moving average of the weights that is validated and saved. null: none.")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Decay of the moving average of the weights that is validated and saved. null: none."
+    )
     device_count: int | None = Field(None, ge=1, description="Local devices to train on. null: all of them.")
-    save_every: int | None = Field(None, ge=1, description="Steps from one checkpoint to the next, beside the one at the end of each epoch.")
+    save_every: int | None = Field(None, ge=1, description="Steps from one checkpoint to the next, beside the one at each validation.")
     keep: int = Field(2, ge=1, description="Checkpoints kept in checkpoints/last; the best one is kept beside them.")
     max_skipped: int = Field(5, ge=1, description="Steps in a row with a loss or gradient that is not finite, after which the run stops.")
     log_every: int = Field(50, ge=1, description="Steps from one report of the loss to the next.")
@@ -132,7 +145,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _stage_two_begins_in_time(self) -> TrainConfig:
         if self.stage_two.enabled and not 1 <= self.stage_two_start() < self.run.epochs:
-            raise ValueError(f"stage_two.start is {self.stage_two_start()}, but the run has {self.run.epochs} epochs, so that it would never begin.")
+            raise ValueError(
+                f"stage_two.start is {self.stage_two_start()}, but the run has {self.run.epochs} epochs, so that it would never begin."
+            )
         return self
 
     def stage_two_start(self) -> int:

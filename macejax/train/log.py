@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from macejax.checkpoint.atomic import write_atomically
 from macejax.train.guard import check_finite
 
 METRICS = "metrics.jsonl"
@@ -26,6 +26,7 @@ class Log:
 
     def __init__(self, path: Path | None, console: Console, progress: Progress | None):
         self.console = console
+        self._path = path
         self._file = None if path is None else open(path, "a", encoding="utf-8")
         self._progress = progress
         self._task: TaskID | None = None
@@ -53,6 +54,15 @@ class Log:
             self._task = self._progress.add_task("", total=total, note="")
         self._progress.update(self._task, completed=done, total=total, description=f"epoch {epoch}", note=note)
 
+    def rewind(self, step: int) -> None:
+        """Drop the lines beyond `step`, those of the end of the run, and one that was cut short: what they tell of will be done again."""
+        if self._path is None or self._file is None:
+            return
+        self._file.close()
+        kept = [line for line in read_metrics(self._path.parent) if line.get("step", 0) <= step and line["kind"] != "final"]
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = open(self._path, "a", encoding="utf-8")
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -69,7 +79,13 @@ def open_log(folder: Path | None, *, quiet: bool = False) -> Iterator[Log]:
     """
     console = Console(quiet=quiet)
     live = console.is_terminal and not quiet
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     progress = Progress(*columns, console=console, transient=True) if live else None
     log = Log(None if folder is None else folder / METRICS, console, progress)
     try:
@@ -80,17 +96,6 @@ def open_log(folder: Path | None, *, quiet: bool = False) -> Iterator[Log]:
         if progress is not None:
             progress.stop()
         log.close()
-
-
-def rewind(folder: Path, step: int) -> None:
-    """Drop the lines of `metrics.jsonl` beyond `step`, and a last line that was cut short: the steps they tell of will be done again."""
-    path = folder / METRICS
-    if not path.exists():
-        return
-    kept = [line for line in read_metrics(folder) if line.get("step", 0) <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -107,7 +112,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 class StepLog:
     """Infos of training steps, left on the device until they are needed, so that the host does not wait for every step.
 
-    `memory` holds the running sums, plain numbers that go into a checkpoint, so that a resumed run writes the lines of one that never stopped.
+    `memory` holds the running sums, plain numbers that go into a checkpoint, so that a resumed run writes the lines of one that never
+    stopped.
     """
 
     def __init__(self, log: Log, every: int, max_skipped: int, source_of: Callable[[int], str], memory: Mapping[str, float] | None = None):
@@ -117,7 +123,12 @@ class StepLog:
         self._max_skipped = max_skipped
         self._source_of = source_of
         self._pending: list[tuple[int, int, dict[str, Any], Sequence[int]]] = []
+        self._begun = time.monotonic()
         self.last: dict[str, float] = {}
+
+    def begin_epoch(self) -> None:
+        """Start the clock."""
+        self._begun = time.monotonic()
 
     def add(self, step: int, epoch: int, info: dict[str, Any], indices: Sequence[int]) -> bool:
         """Take note of step number `step` (from 1). True where a line is due: then the infos were fetched and the line written."""
@@ -137,10 +148,11 @@ class StepLog:
             self._take(step, epoch, info, indices)
         self._pending.clear()
 
-    def end_epoch(self) -> float:
-        """Mean loss of the epoch's steps that were finite; the sum starts anew."""
+    def end_epoch(self, step: int, epoch: int) -> float:
+        """Write and return the mean loss over the finite steps of the epoch that made it `epoch` epochs; the sum starts anew."""
         self.drain()
         mean = _mean(self.memory["epoch_sum"], self.memory["epoch_count"])
+        self._log.write("epoch", step=step, epoch=epoch, loss=mean, seconds=round(time.monotonic() - self._begun, 4))
         self.memory.update(epoch_sum=0.0, epoch_count=0)
         return mean
 

@@ -73,7 +73,8 @@ def _page(content: Content) -> str:
         f"<h2>Learning curves</h2><section>{_image(learning_curves(content.history), 'learning curves')}</section>"
         f"<h2>Prediction against label</h2><section>{_image(parity_plots(content.parity), 'parity plots')}</section>"
         f"<h2>The run</h2><section><table>{facts}</table></section>"
-        f"<h2>Configuration</h2><section><details><summary>every option</summary><pre>{escape(content.configuration)}</pre></details></section>"
+        f"<h2>Configuration</h2><section><details><summary>every "
+        f"option</summary><pre>{escape(content.configuration)}</pre></details></section>"
         "</main></body></html>"
     )
 

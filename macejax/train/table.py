@@ -33,7 +33,8 @@ def error_table(summaries: Mapping[str, Summary], counts: Mapping[str, Mapping[s
       summaries: subset (train, valid, test) -> group -> property -> errors.
       counts: subset -> group -> number of structures.
 
-    A property without labels in any subset has no column. Where there is one config_type only, its row would repeat that of all, and is left out.
+    A property without labels in any subset has no column. Where there is one config_type only, its row would repeat that of all, and is
+    left out.
     """
     shown = [name for name in COLUMNS if any(groups[ALL][name].count for groups in summaries.values())]
     head = ["set", "structures"]
@@ -56,7 +57,9 @@ def plain(table: Table) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
 
     def text(line: list[str]) -> str:
-        cells = (cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        cells = (
+            cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
         return "  ".join(cells).rstrip()
 
     rule = "  ".join("-" * width for width in widths)

@@ -15,7 +15,9 @@ from macejax.checkpoint.model_file import ModelFileError, load_model, read_heade
 from macejax.config import ModelConfig
 from macejax.model.mace import Model, init_model
 
-CONFIG = ModelConfig(elements=(1, 8), e0s=(-13.6, -430.25), hidden_irreps="2x0e", l_max=1, correlation=1, radial_mlp=(4,), avg_num_neighbors=3.1, scale=0.7)
+CONFIG = ModelConfig(
+    elements=(1, 8), e0s=(-13.6, -430.25), hidden_irreps="2x0e", l_max=1, correlation=1, radial_mlp=(4,), avg_num_neighbors=3.1, scale=0.7
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,12 @@ def test_round_trip(path, model):
 
 def test_header_tells_what_the_model_is(path, model):
     header = read_header(path)
-    assert header["species"] == ["H", "O"] and header["dtype"] == "float64" and header["units"]["energy"] == "eV" and header["extra"] == {"name": "water"}
+    assert (
+        header["species"] == ["H", "O"]
+        and header["dtype"] == "float64"
+        and header["units"]["energy"] == "eV"
+        and header["extra"] == {"name": "water"}
+    )
     assert header["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(model.params))
     assert header["config"]["e0s"] == [-13.6, -430.25]
 
@@ -125,7 +132,10 @@ def test_other_safetensors_are_refused(path):
 
 def test_what_is_no_model_is_not_saved(path):
     before = path.read_bytes()
-    for params, sentence in (({"a": np.zeros(2), "b": np.zeros(2, np.float32)}, "all be float32 or all be float64"), ({"a": np.full(2, np.nan)}, "a holds NaN")):
+    for params, sentence in (
+        ({"a": np.zeros(2), "b": np.zeros(2, np.float32)}, "all be float32 or all be float64"),
+        ({"a": np.full(2, np.nan)}, "a holds NaN"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             save_model(path, Model(CONFIG, params))
     assert path.read_bytes() == before

@@ -73,8 +73,8 @@ def test_every_kind_of_damage_is_seen(saved, tmp_path):
         content[random.integers(len(content))] ^= 1 << random.integers(8)
         path.write_bytes(bytes(content))
 
-    for count in range(100):
-        damaged(lambda copy, name=files[count % len(files)]: flip(copy / name))
+    for name in [*files, *random.choice(files, size=100 - len(files))]:
+        damaged(lambda copy, name=name: flip(copy / name))
     for name in files:
         for part in random.integers(0, (good / name).stat().st_size, size=10):
             damaged(lambda copy, name=name, part=part: (copy / name).write_bytes((copy / name).read_bytes()[:part]))
@@ -115,7 +115,10 @@ def test_no_good_one_is_an_error_and_none_at_all_another(saved, tmp_path):
 
 def test_another_shape_dtype_or_structure_is_an_error(saved):
     wrong = state(3)
-    for params in ({"params": {"a": np.zeros((5, 4)), "b": wrong.params["params"]["b"]}}, {"params": {"a": np.zeros((5, 3), np.float32), "b": {"0e": np.zeros(4, np.float32)}}}):
+    for params in (
+        {"params": {"a": np.zeros((5, 4)), "b": wrong.params["params"]["b"]}},
+        {"params": {"a": np.zeros((5, 3), np.float32), "b": {"0e": np.zeros(4, np.float32)}}},
+    ):
         with pytest.raises(CheckpointError, match="params/params/a is .* there and .* here"):
             warnings_of(saved, wrong._replace(params=params))
     with pytest.raises(CheckpointError, match="in this run only"):

@@ -1,0 +1,145 @@
+"""The end of a run: the best weights on every subset, the table, the model file, the report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from macejax.checkpoint.model_file import save_model
+from macejax.checkpoint.training import restore_checkpoint
+from macejax.config import TrainConfig, dump_config
+from macejax.data.loader import Loader
+from macejax.data.pack import pack_all
+from macejax.data.species import SYMBOLS
+from macejax.model.mace import Model
+from macejax.train.log import Log, read_metrics
+from macejax.train.metrics import ALL
+from macejax.train.prepare import Prepared
+from macejax.train.report import Content, write_report
+from macejax.train.state import TrainState, eval_params
+from macejax.train.table import Table, error_table, plain
+from macejax.train.validate import Validation, group_sizes, parity, validate
+
+
+def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainState, stage: Any, loader: Loader, log: Log) -> Path:
+    """Test the best weights, print the table, write model file and report.
+
+    Args:
+      config, folder, prepared, loader, log: of the run.
+      state: its last state.
+      stage: loss and eval_step of its last stage.
+
+    Returns:
+      Path of the model file.
+
+    Raises:
+      FileNotFoundError: no validation had a finite loss, so that there are no best weights.
+    """
+    best = _best(folder, state, log.warn)
+    params = eval_params(best)
+    results = {}
+    for name, graphs in prepared.graphs.items():
+        steps = pack_all(
+            graphs,
+            nodes=config.data.valid_batch_atoms,
+            num_devices=config.run.device_count or jax.local_device_count(),
+            dtype=config.run.dtype,
+        )
+        results[name] = validate(stage.eval_step, stage.loss, params, steps, prepared.structures[name], keep_predictions=True)
+        errors = {group: {kind: value._asdict() for kind, value in table.items()} for group, table in results[name].errors.items()}
+        log.write("final", step=int(state.step), epoch=int(best.epoch), subset=name, loss=results[name].loss, errors=errors)
+    table = error_table(
+        {name: result.errors for name, result in results.items()}, {name: group_sizes(s) for name, s in prepared.structures.items()}
+    )
+    path = folder / f"{config.run.name}.mace"
+    _export(config, prepared, best, path, results)
+    log.say(f"\nerrors of the weights after epoch {int(best.epoch)}, the best in validation:\n{plain(table)}\n")
+    content = _content(config, folder, prepared, state, best, loader, results, table)
+    write_report(folder / "report.html", content)
+    log.say(f"model:  {path}\nreport: {folder / 'report.html'}")
+    return path
+
+
+def export_best(
+    config: TrainConfig, folder: Path, prepared: Prepared, template: TrainState, path: Path, warn: Callable[[str], None]
+) -> None:
+    """Write the best weights so far as a model file; where no validation was finite, warn and write none."""
+    try:
+        best = _best(folder, template, warn)
+    except FileNotFoundError as error:
+        warn(str(error))
+        return
+    _export(config, prepared, best, path, {})
+
+
+def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> TrainState:
+    try:
+        return restore_checkpoint([folder / "checkpoints" / "best"], template, warn)[0]
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no validation of {folder} had a finite loss: there are no best weights, and no model is written."
+        ) from None
+
+
+def _export(config: TrainConfig, prepared: Prepared, best: TrainState, path: Path, results: dict[str, Validation]) -> None:
+    errors = {
+        name: {kind: [value.mae, value.rmse] for kind, value in result.errors[ALL].items() if value.count}
+        for name, result in results.items()
+    }
+    extra = {"name": config.run.name, "epoch": int(best.epoch), "step": int(best.step), "mae_rmse": errors}
+    save_model(path, Model(prepared.model, eval_params(best)), extra)
+
+
+def _content(
+    config: TrainConfig,
+    folder: Path,
+    prepared: Prepared,
+    state: TrainState,
+    best: TrainState,
+    loader: Loader,
+    results: dict[str, Validation],
+    table: Table,
+) -> Content:
+    history = read_metrics(folder)
+    shown = "test" if "test" in results else "valid"
+    errors = results[shown].errors[ALL]
+    epochs = [line["seconds"] for line in history if line["kind"] == "epoch"]
+    seconds = statistics.median(epochs) if epochs else float("nan")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    packing = loader.report()
+    model = prepared.model
+    facts = {
+        "structures": ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items()),
+        "isolated atoms (eV)": ", ".join(
+            f"{SYMBOLS[number]} {energy:.6g}" for number, energy in zip(model.elements, model.e0s, strict=True)
+        ),
+        "neighbours, scale, shift": f"{model.avg_num_neighbors:.4g}, {model.scale:.4g} eV, {model.shift:.4g} eV",
+        "epochs, steps": f"{int(state.epoch)}, {int(state.step)} ({int(state.skipped)} skipped); best after epoch {int(best.epoch)}",
+        "time per epoch": f"{seconds:.3g} s of training (median), {loader.steps_per_epoch} steps",
+        "batches": f"{packing['slot_efficiency']:.1%} of neighbour slots and {packing['node_efficiency']:.1%} of atom slots in use, "
+        f"{packing['shapes_used']} compiled shape(s)",
+        "devices": f"{config.run.device_count or jax.local_device_count()} {jax.devices()[0].device_kind}, "
+        f"{jax.process_count()} process(es), "
+        f"{config.run.dtype}, jax {jax.__version__}",
+    }
+    cards = [
+        (f"{1000 * errors['forces'].mae:.3g} meV/Å", f"MAE of forces, {shown}"),
+        (f"{1000 * errors['energy_per_atom'].mae:.3g} meV/atom", f"MAE of energy, {shown}"),
+        (f"{parameters:,}", "parameters"),
+        (f"{seconds:.3g} s", "per epoch"),
+    ]
+    return Content(
+        title=config.run.name,
+        subtitle=f"{model.model}, {model.hidden_irreps}, cutoff {model.cutoff:g} Å, elements "
+        f"{' '.join(SYMBOLS[number] for number in model.elements)}",
+        cards=cards,
+        table=table,
+        history=history,
+        parity={name: parity(result.predicted, prepared.graphs[name]) for name, result in results.items()},
+        facts=facts,
+        configuration=dump_config(config),
+    )

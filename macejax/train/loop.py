@@ -1,0 +1,278 @@
+"""A training run, from files to a model file: `train` and the functions below it read in the order in which the run goes."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from macejax.checkpoint.atomic import write_atomically
+from macejax.checkpoint.lock import lock
+from macejax.checkpoint.training import has_checkpoint, remove_leftovers, save_checkpoint
+from macejax.config import ConfigError, TrainConfig, dump_config
+from macejax.data.loader import Loader, Step
+from macejax.data.pack import pack_all
+from macejax.model.mace import build, init_model
+from macejax.train.finish import export_best, finish
+from macejax.train.guard import stop_on_signal
+from macejax.train.log import Log, StepLog, open_log
+from macejax.train.loss import Loss, loss_terms
+from macejax.train.metrics import ALL
+from macejax.train.optimizer import make_optimizer
+from macejax.train.parallel import make_eval_step, make_train_step
+from macejax.train.prepare import Prepared, prepare
+from macejax.train.resume import checkpoint_info, restore
+from macejax.train.schedule import applied_learning_rate, observe_validation, set_learning_rate
+from macejax.train.state import TrainState, begin_stage, end_epoch, eval_params, init_state, record_validation
+from macejax.train.validate import Validation, validate
+
+
+class Stage(NamedTuple):
+    """What differs between the two stages of training."""
+
+    loss: Loss
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+
+
+class Run(NamedTuple):
+    """All that a run needs beside its state."""
+
+    config: TrainConfig
+    folder: Path
+    writes: bool  # this process writes the files of the run
+    prepared: Prepared
+    log: Log
+    steps: StepLog
+    optimizer: optax.GradientTransformation
+    stages: tuple[Stage, ...]
+    loader: Loader
+    valid: list[Step]
+    stop: Callable[[], str | None]  # why the run should stop, None as long as it should not
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    state: TrainState
+    model_path: Path | None  # None where it was stopped before its end
+    stopped_by: str | None
+
+
+def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, stop: Callable[[], str | None] | None = None) -> Outcome:
+    """Train a model and write model file, metrics and report into `<run.directory>/<run.name>`.
+
+    The precision of JAX must be set before: x64 on for run.dtype float64.
+
+    Args:
+      config: everything about the run.
+      resume: go on from the newest good checkpoint; where there is none yet, begin.
+      quiet: nothing on the console.
+      stop: asked after each step; a reason ends the run with a checkpoint. By default SIGTERM and SIGUSR1 do.
+
+    Raises:
+      ConfigError: the configuration cannot be used, or is not that of the run to resume.
+      DataError: the data cannot be used.
+      CheckpointError: there are checkpoints, but none is whole.
+      LockError: another process writes to this folder.
+      NonFiniteError: loss or gradient was not finite in run.max_skipped steps in a row.
+      OSError: the disk refuses.
+    """
+    if config.run.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("run.dtype is float64, but JAX computes in float32: call jax.config.update('jax_enable_x64', True) first.")
+    folder = Path(config.run.directory) / config.run.name
+    writes = jax.process_index() == 0
+    with ExitStack() as stack:
+        if writes:
+            stack.enter_context(lock(folder))
+        if not resume and (has_checkpoint(folder / "checkpoints" / "last") or has_checkpoint(folder / "checkpoints" / "best")):
+            raise ConfigError(f"{folder} holds the checkpoints of a run: go on with it (--resume), or choose another run.name.")
+        log = stack.enter_context(open_log(folder if writes else None, quiet=quiet or not writes))
+        signalled = stack.enter_context(stop_on_signal())
+        run, state = _set_up(config, folder, writes, log, stop or signalled)
+        if resume:
+            state = restore(folder, state, config, run.prepared.fingerprint, run.steps, log)
+        if int(state.step) == 0:
+            log.rewind(-1)
+            _validate(run, state, train_loss=None)
+        while not _is_over(run, state):
+            state = _enter_stage_two_if_due(run, state)
+            state, reason = _train_epoch(run, state)
+            if reason is not None:
+                _save(run, "last", state)
+                log.say(f"stopped by {reason} after step {int(state.step)}; the state is saved, go on with --resume.")
+                return Outcome(state, None, reason)
+            state = _end_epoch(run, state)
+        path = finish(config, folder, run.prepared, state, run.stages[int(state.stage)], run.loader, log) if writes else None
+        return Outcome(state, path, None)
+
+
+def _set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None]) -> tuple[Run, TrainState]:
+    """Data, model, optimizer and steps of a run, and the state before its first step."""
+    if writes:
+        for name in ("last", "best"):
+            remove_leftovers(folder / "checkpoints" / name)
+        write_atomically(folder / "config.yaml", dump_config(config).encode())
+    with _warnings_to(log):
+        prepared = prepare(config, log.warn)
+    local = config.run.device_count or jax.local_device_count()
+    if local > jax.local_device_count():
+        raise ConfigError(f"run.device_count is {local}, but there are {jax.local_device_count()} devices.")
+    first = jax.process_index() * local
+    loader = Loader(
+        prepared.graphs["train"],
+        config.data.batch_size,
+        seed=config.run.seed,
+        num_devices=local * jax.process_count(),
+        devices=range(first, first + local),
+        dtype=config.run.dtype,
+    )
+    model = init_model(prepared.model, jax.random.key(config.run.seed), jnp.dtype(config.run.dtype))
+    optimizer = make_optimizer(config.optimizer, model.params, loader.steps_per_epoch, config.run.epochs)
+    state = init_state(model.params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
+    apply = build(prepared.model).apply
+
+    def stage(loss: Loss) -> Stage:
+        train_step = make_train_step(apply, loss, optimizer, ema_decay=config.run.ema_decay, num_devices=local)
+        return Stage(loss, train_step, make_eval_step(apply, loss, num_devices=local))
+
+    losses = (config.loss, config.stage_two_loss()) if config.stage_two.enabled else (config.loss,)
+    stages = tuple(stage(loss_terms(loss)) for loss in losses)
+    valid = pack_all(prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.dtype)
+    sources = [structure.source for structure in prepared.structures["train"]]
+    steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__)
+    _describe(log, prepared, loader, state, local)
+    return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
+
+
+def _is_over(run: Run, state: TrainState) -> bool:
+    last_stage = int(state.stage) == len(run.stages) - 1
+    return int(state.epoch) >= run.config.run.epochs or (last_stage and int(state.stalled) >= run.config.run.patience)
+
+
+def _enter_stage_two_if_due(run: Run, state: TrainState) -> TrainState:
+    """The second stage begins at its epoch or when the first runs out of patience, from the weights as they are, at a constant rate."""
+    due = int(state.epoch) >= run.config.stage_two_start() or int(state.stalled) >= run.config.run.patience
+    if len(run.stages) == 1 or int(state.stage) == 1 or int(state.position) > 0 or not due:
+        return state
+    if run.writes:
+        export_best(run.config, run.folder, run.prepared, state, run.folder / f"{run.config.run.name}_stage_one.mace", run.log.warn)
+    run.log.write("stage", step=int(state.step), epoch=int(state.epoch), stage=2)
+    run.log.say(
+        f"second stage from epoch {int(state.epoch)} on: new weights of the loss, learning rate {run.config.stage_two.learning_rate:g}."
+    )
+    return begin_stage(state, 1, set_learning_rate(state.opt_state, run.config.stage_two.learning_rate))
+
+
+def _train_epoch(run: Run, state: TrainState) -> tuple[TrainState, str | None]:
+    """The rest of an epoch. Returns with a reason where the run is to stop."""
+    epoch, position, step = int(state.epoch), int(state.position), int(state.step)
+    train_step = run.stages[int(state.stage)].train_step
+    run.steps.begin_epoch()
+    for batch, indices in run.loader.epoch(epoch, position):
+        state, info = train_step(state, batch)
+        step, position = step + 1, position + 1
+        fetched = run.steps.add(step, epoch, info, indices)
+        run.log.advance(epoch, position, run.loader.steps_per_epoch, f"loss {run.steps.last['loss']:.4g}" if run.steps.last else "")
+        if reason := _agreed(run.stop, fetched):
+            return state, reason
+        if run.config.run.save_every is not None and step % run.config.run.save_every == 0:
+            _save(run, "last", state)
+    return state, None
+
+
+def _end_epoch(run: Run, state: TrainState) -> TrainState:
+    """Validate where it is due, remember the best, and save."""
+    state = end_epoch(state)
+    train_loss = run.steps.end_epoch(int(state.step), int(state.epoch))
+    if int(state.epoch) % run.config.run.validate_every and int(state.epoch) < run.config.run.epochs:
+        return state
+    result = _validate(run, state, train_loss)
+    opt_state = observe_validation(state.opt_state, jnp.asarray(result.loss), run.config.optimizer.schedule)
+    state = record_validation(state._replace(opt_state=opt_state), result.loss)
+    if int(state.best_epoch) == int(state.epoch):
+        _save(run, "best", state)  # before `last`: a run resumed from `last` finds the best that its state speaks of
+    _save(run, "last", state)
+    return state
+
+
+def _validate(run: Run, state: TrainState, train_loss: float | None) -> Validation:
+    """Validate the averaged weights, and report. Before the first step `train_loss` is None."""
+    stage = run.stages[int(state.stage)]
+    begun = time.monotonic()
+    result = validate(stage.eval_step, stage.loss, eval_params(state), run.valid, run.prepared.structures["valid"])
+    errors = {f"{name}_{kind}": getattr(result.errors[ALL][name], kind) for name in result.errors[ALL] for kind in ("mae", "rmse")}
+    rate = float(applied_learning_rate(state.opt_state))
+    best = train_loss is not None and result.loss < float(state.best_value)
+    run.log.write(
+        "validation",
+        step=int(state.step),
+        epoch=int(state.epoch),
+        loss=result.loss,
+        train_loss=train_loss,
+        best=best,
+        learning_rate=rate,
+        skipped=int(state.skipped),
+        **errors,
+        seconds=round(time.monotonic() - begun, 4),
+    )
+    shown = [("E", "energy_per_atom", "meV/atom"), ("F", "forces", "meV/Å"), ("stress", "stress", "meV/Å³")]
+    maes = (f"{symbol} {1000 * errors[f'{name}_mae']:.4g} {unit}" for symbol, name, unit in shown if np.isfinite(errors[f"{name}_mae"]))
+    train_text = "" if train_loss is None else f"train {train_loss:.4g}  "
+    run.log.say(
+        f"epoch {int(state.epoch):4d}  {train_text}valid {result.loss:.4g}  MAE {', '.join(maes)}  lr {rate:.3g}{'  best' if best else ''}"
+    )
+    return result
+
+
+def _save(run: Run, kind: str, state: TrainState) -> None:
+    """Write a checkpoint to `last` or `best`, with all that is needed to go on as if the run had never stopped."""
+    run.steps.drain()
+    if run.writes:
+        info = checkpoint_info(run.config, run.prepared.fingerprint, run.steps, state)
+        save_checkpoint(run.folder / "checkpoints" / kind, int(state.step), state, info, keep=run.config.run.keep if kind == "last" else 1)
+
+
+def _agreed(stop: Callable[[], str | None], fetched: bool) -> str | None:
+    """Whether to stop. Several processes agree on it when they wait for the device anyway; each alone would leave the others hanging."""
+    if jax.process_count() == 1:
+        return stop()
+    if not fetched:
+        return None
+    from jax.experimental import multihost_utils
+
+    asked = multihost_utils.process_allgather(np.asarray(stop() is not None))
+    return "a signal" if asked.any() else None
+
+
+def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, devices: int) -> None:
+    sizes = ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items())
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    packing = loader.report()
+    log.say(f"structures: {sizes}; {loader.steps_per_epoch} steps per epoch on {devices} {jax.default_backend()} device(s)")
+    log.say(
+        f"batches: {packing['slot_efficiency']:.0%} of neighbour slots and {packing['node_efficiency']:.0%} of atom slots in use, "
+        f"{packing['shapes_used']} shape(s) to compile"
+    )
+    model = prepared.model
+    log.say(
+        f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours, scale {model.scale:.4g}, "
+        f"shift {model.shift:.4g} eV"
+    )
+
+
+@contextmanager
+def _warnings_to(log: Log) -> Iterator[None]:
+    """Warnings of the statistics as lines of the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_args, **_kwargs: log.warn(str(message))
+        yield

@@ -1,0 +1,152 @@
+"""Files -> subsets of structures, statistics, the model's configuration, graphs: everything before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from macejax.config import DataConfig, ModelConfig, TrainConfig
+from macejax.data.graph import Graph, build_graphs
+from macejax.data.labels import Keys
+from macejax.data.order import order
+from macejax.data.read import read
+from macejax.data.species import elements_of, names
+from macejax.data.statistics import (
+    ISOLATED,
+    average_neighbors,
+    e0_list,
+    e0s_average,
+    e0s_from_isolated,
+    e0s_from_table,
+    scale_shift,
+    split_isolated,
+)
+from macejax.data.structure import DataError, Structure
+
+SUBSETS = ("train", "valid", "test")
+
+
+class Prepared(NamedTuple):
+    """What a run works on."""
+
+    model: ModelConfig
+    structures: Mapping[str, Sequence[Structure]]  # train, valid and, if there is one, test
+    graphs: Mapping[str, Sequence[Graph]]  # the same structures
+    fingerprint: str  # of the training and validation structures and of everything derived from them
+
+
+def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
+    """Read the data, split them, derive what the model takes from them, and build all graphs.
+
+    Args:
+      config: of the run.
+      warn: called with a sentence about what is suspicious, but no error.
+
+    Raises:
+      DataError: a file, frame, label or element that cannot be used; several heads; no energies of isolated atoms.
+    """
+    subsets = _read_subsets(config.data)
+    isolated, _ = split_isolated(subsets["train"])
+    if not config.data.keep_isolated_atoms:
+        subsets = {name: split_isolated(structures)[1] for name, structures in subsets.items()}
+    subsets = _with_valid(subsets, config)
+    _check_heads(subsets, warn)
+    subsets["train"] = _weighted(subsets["train"], config.data.config_type_weights)
+    elements = _elements(config, subsets)
+    table = _e0s(config.data, elements, isolated, subsets["train"])
+    e0s = e0_list(table, elements)
+    graphs = {name: build_graphs(structures, elements, config.model.cutoff, e0s) for name, structures in subsets.items()}
+    scale, shift = scale_shift(subsets["train"], elements, table, config.model.scaling)
+    model = config.model.resolve(
+        elements=elements, e0s=tuple(e0s), avg_num_neighbors=average_neighbors(graphs["train"]), scale=scale, shift=shift
+    )
+    return Prepared(model, subsets, graphs, _fingerprint(model, graphs))
+
+
+def _read_subsets(config: DataConfig) -> dict[str, list[Structure]]:
+    keys = Keys(**config.keys.model_dump())
+    files = {"train": config.train, "valid": config.valid, "test": config.test}
+    return {name: [structure for path in paths for structure in read(path, keys)] for name, paths in files.items() if paths is not None}
+
+
+def _with_valid(subsets: dict[str, list[Structure]], config: TrainConfig) -> dict[str, list[Structure]]:
+    """The subsets in their usual order; without a valid file, a seeded random part of the training set leaves it to validate."""
+    train = subsets["train"]
+    if "valid" not in subsets:
+        num_valid = max(int(config.data.valid_fraction * len(train)), 1)
+        if num_valid >= len(train):
+            raise DataError(
+                f"{', '.join(config.data.train)}: {len(train)} structures are too few to set {num_valid} aside for validation; name a "
+                f"valid file."
+            )
+        chosen = np.zeros(len(train), bool)
+        chosen[order(len(train), config.run.seed, 0)[:num_valid]] = True
+        subsets["valid"] = [structure for structure, valid in zip(train, chosen, strict=True) if valid]
+        subsets["train"] = [structure for structure, valid in zip(train, chosen, strict=True) if not valid]
+    for name in (name for name in SUBSETS if name in subsets):
+        if not subsets[name]:
+            raise DataError(f"{', '.join(getattr(config.data, name) or ())}: nothing is left for {name} without the isolated atoms.")
+    return {name: subsets[name] for name in SUBSETS if name in subsets}
+
+
+def _check_heads(subsets: Mapping[str, Sequence[Structure]], warn: Callable[[str], None]) -> None:
+    every = [structure for structures in subsets.values() for structure in structures]
+    heads = sorted({structure.head for structure in every})
+    if len(heads) > 1:
+        raise DataError(
+            f"the data have {len(heads)} heads ({', '.join(heads)}), and a model has one: train on one of them, or set data.keys.head to "
+            f"null."
+        )
+    for field, meaning in (("total_charge", "total charge"), ("total_spin", "spin multiplicity")):
+        values = sorted({getattr(structure, field) for structure in every})
+        if len(values) > 1:
+            warn(
+                f"the {meaning} differs between structures ({values[0]:g} to {values[-1]:g}); the model does not know of it and will "
+                f"learn a mean."
+            )
+
+
+def _weighted(structures: Sequence[Structure], factors: Mapping[str, float]) -> list[Structure]:
+    there = {structure.config_type for structure in structures}
+    if unknown := factors.keys() - there:
+        raise DataError(
+            f"data.config_type_weights names {min(unknown)!r}, which no training structure has as config_type ({', '.join(sorted(there))})."
+        )
+    return [structure._replace(weight=structure.weight * factors.get(structure.config_type, 1.0)) for structure in structures]
+
+
+def _elements(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]]) -> tuple[int, ...]:
+    found = elements_of([*subsets["train"], *subsets["valid"]])
+    if config.model.elements == "auto":
+        return found
+    if missing := set(found) - set(config.model.elements):
+        raise DataError(f"model.elements lacks {names(sorted(missing))}, which the data contain.")
+    return tuple(config.model.elements)
+
+
+def _e0s(config: DataConfig, elements: tuple[int, ...], isolated: Sequence[Structure], train: Sequence[Structure]) -> dict[int, float]:
+    """Atomic number -> energy of the isolated atom (eV)."""
+    if config.e0s == "average":
+        return e0s_average(train, elements)
+    if config.e0s != "isolated":
+        return e0s_from_table(config.e0s)
+    if not isolated:
+        raise DataError(
+            f"{', '.join(config.train)}: no frame has config_type={ISOLATED}, so the energies of the isolated atoms are unknown; "
+            "set data.e0s to average, or to a table such as {H: -13.6}."
+        )
+    return e0s_from_isolated(isolated)
+
+
+def _fingerprint(model: ModelConfig, graphs: Mapping[str, Sequence[Graph]]) -> str:
+    """Digest of what training depends on beside its configuration, to see at resume that it is the same."""
+    digest = hashlib.sha256(model.model_dump_json().encode())
+    for name in ("train", "valid"):
+        for graph in graphs[name]:
+            for part in (graph.positions, graph.species, graph.cell, graph.energy, graph.forces, graph.stress, graph.weight):
+                digest.update(np.asarray(np.nan if part is None else part).tobytes())
+        digest.update(name.encode())
+    return digest.hexdigest()

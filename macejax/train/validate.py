@@ -1,0 +1,95 @@
+"""Predictions of a whole data set, and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from macejax.data.graph import Graph
+from macejax.data.loader import Step
+from macejax.data.structure import Structure
+from macejax.train.loss import Loss
+from macejax.train.metrics import ALL, Errors, gather_sums, mean_loss, summarize
+from macejax.train.parallel import Evaluation
+from macejax.train.report import Parity
+
+
+class Predicted(NamedTuple):
+    """Prediction for one structure, atoms in their own order; float64."""
+
+    energy: float  # eV, interaction energy: without E0s
+    node_energy: np.ndarray  # [N] eV, without E0s
+    forces: np.ndarray  # [N, 3] eV/Angstrom
+    stress: np.ndarray  # [3, 3] eV/Angstrom^3, NaN where the cell is singular
+
+
+class Validation(NamedTuple):
+    """How well parameters do on a data set."""
+
+    loss: float
+    terms: dict[str, float]  # mean of each term of the loss
+    errors: dict[str, dict[str, Errors]]  # group ("all" and every config_type) -> property -> errors
+    predicted: list[Predicted]  # one per structure, in their order; empty where they were not asked for
+
+
+def validate(
+    eval_step: Callable[[Any, Any], Evaluation],
+    loss: Loss,
+    params: Any,
+    steps: Sequence[Step],
+    structures: Sequence[Structure],
+    *,
+    keep_predictions: bool = False,
+) -> Validation:
+    """Loss and errors over a data set, each structure counted once.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      loss: the one that `eval_step` was made with.
+      params: parameters to evaluate.
+      steps: batches with a leading axis of devices, from `pack_all`.
+      structures: the data set, positions in which the batches give as `index`.
+      keep_predictions: return them too.
+    """
+    # All steps are dispatched before the first is waited for; what is not needed does not come to the host.
+    results = [eval_step(params, step.batch) for step in steps]
+    results = jax.device_get([result if keep_predictions else result._replace(prediction=None) for result in results])
+    value, terms = mean_loss(loss, (result.terms for result in results))
+    sums = gather_sums(((result.errors, result.index) for result in results), len(structures))
+    found = (
+        dict(entry for step, result in zip(steps, results, strict=True) for entry in _predictions(step, result)) if keep_predictions else {}
+    )
+    errors = summarize(sums, [structure.config_type for structure in structures])
+    return Validation(value, terms, errors, [found[number] for number in sorted(found)])
+
+
+def parity(predicted: Sequence[Predicted], graphs: Sequence[Graph]) -> Parity:
+    """Labels beside predictions, those without a label left out."""
+    energies = [
+        (graph.energy / len(graph.species), entry.energy / len(graph.species)) for graph, entry in zip(graphs, predicted, strict=True)
+    ]
+    forces = [
+        np.stack([graph.forces.ravel(), entry.forces.ravel()], axis=1)
+        for graph, entry in zip(graphs, predicted, strict=True)
+        if graph.forces is not None
+    ]
+    pairs = (np.reshape(energies, (-1, 2)), np.concatenate([np.zeros((0, 2)), *forces]))
+    return Parity(*(values[np.isfinite(values).all(axis=1)] for values in pairs))
+
+
+def group_sizes(structures: Sequence[Structure]) -> dict[str, int]:
+    """Number of structures in each group of `Validation.errors`."""
+    names = [structure.config_type for structure in structures]
+    return {**{name: names.count(name) for name in sorted(set(names))}, ALL: len(names)}
+
+
+def _predictions(step: Step, result: Evaluation) -> Iterator[tuple[int, Predicted]]:
+    """(number in the data set, prediction) of every structure of a batch with a leading axis of devices."""
+    for device, row in np.argwhere(result.index >= 0):
+        start = int(np.sum(step.batch.n_node[device, :row]))
+        atoms = slice(start, start + int(step.batch.n_node[device, row]))
+        energy, node_energy, forces, _, stress = (np.asarray(values[device], np.float64) for values in result.prediction)
+        yield int(result.index[device, row]), Predicted(float(energy[row]), node_energy[atoms], forces[atoms], stress[row])
