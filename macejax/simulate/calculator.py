@@ -18,8 +18,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from macejax.data.batch import Capacity
 from macejax.data.structure import Structure, check, volume
 from macejax.model.mace import Model, build
-from macejax.potential import SiteEnergy
-from macejax.simulate.evaluate import Evaluation, evaluate
+from macejax.potential import Prediction, SiteEnergy, assemble, atomic_virials, edge_gradient
 from macejax.simulate.verlet import VerletList, lasts, make_list, move
 
 
@@ -72,11 +71,12 @@ class Calculator(AseCalculator):
         self._list: VerletList | None = None
         function = build(model.config).apply if site_energy is None else site_energy
 
-        def traced(params: Any, graph: jraph.GraphsTuple) -> Evaluation:
+        def evaluate(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array]:
             self.num_compilations += 1  # python runs this while jax traces: once for each compilation
-            return evaluate(function, params, graph)
+            node_energy, gradient = edge_gradient(function, params, graph)
+            return assemble(node_energy, gradient, graph), atomic_virials(gradient, graph)
 
-        self._evaluate = jax.jit(traced)
+        self._evaluate = jax.jit(evaluate)
         with self._precision():
             self._params: Any = jax.tree.map(lambda x: jax.numpy.asarray(x, self.dtype), model.params)
 
@@ -94,10 +94,10 @@ class Calculator(AseCalculator):
             )
         with self._precision():
             kept = self._neighbors(structure)
-            computed = jax.device_get(self._evaluate(self._params, move(kept, structure)))
+            prediction, virials = jax.device_get(self._evaluate(self._params, move(kept, structure)))
         self.num_evaluations += 1
         number = len(structure.numbers)
-        node_energy, forces, virials = (np.asarray(x, np.float64)[:number] for x in computed[:3])
+        node_energy, forces, virials = (np.asarray(x, np.float64)[:number] for x in (prediction.node_energy, prediction.forces, virials))
         bad = ~(np.isfinite(node_energy) & np.isfinite(forces).all(axis=1))
         if bad.any():
             atom = int(np.argmax(bad))
@@ -106,7 +106,7 @@ class Calculator(AseCalculator):
         energy = float(np.sum(energies))
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces, "virials": virials}
         if has_volume:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(computed.stress[0], np.float64))
+            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress[0], np.float64))
 
     def _neighbors(self, structure: Structure) -> VerletList:
         """The list kept from earlier calls, or a new one where that does not reach far enough."""

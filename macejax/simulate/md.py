@@ -44,10 +44,10 @@ def run_md(
     ensemble: Literal["nve", "nvt", "npt"] = "nve",
     timestep: float = 1.0,
     temperature: float | None = None,
-    pressure: float = 0.0,
-    relaxation_time: float = 100.0,
-    barostat_time: float = 1000.0,
-    isotropic: bool = True,
+    pressure: float | None = None,
+    relaxation_time: float | None = None,
+    barostat_time: float | None = None,
+    free_shape: bool = False,
     seed: int = 0,
     every: int = 10,
     observe: Observer | None = None,
@@ -64,10 +64,10 @@ def run_md(
       ensemble: what is kept constant.
       timestep: fs.
       temperature: K; needed for nvt and npt.
-      pressure: GPa, for npt.
-      relaxation_time: of the thermostat, fs.
-      barostat_time: of the barostat, fs.
-      isotropic: npt: the cell keeps its shape; otherwise it is free.
+      pressure: GPa, npt only; None is 0.
+      relaxation_time: of the thermostat, fs, nvt and npt only; None is 100.
+      barostat_time: of the barostat, fs, npt only; None is 1000.
+      free_shape: npt only: every component of the cell moves, not just the volume.
       seed: of initial velocities and of the thermostat.
       every: steps from one call of `observe` to the next; step 0 and the last one are always shown.
       observe: called with the atoms and the Thermo of the step. Looking changes nothing.
@@ -77,13 +77,17 @@ def run_md(
       Thermo of the last step.
 
     Raises:
-      ValueError: options that do not fit the ensemble. SimulationError: a number that is not finite, or an absurd temperature.
+      ValueError: options that are wrong, or that would do nothing in this ensemble.
+      SimulationError: a number that is not finite, or an absurd temperature.
     """
-    _check_options(atoms, ensemble, temperature, timestep, steps, every)
+    if temperature is not None and temperature < 0:
+        raise ValueError(f"a temperature is 0 K or more, not {temperature}.")
+    if not timestep > 0 or steps < 0 or every < 1:
+        raise ValueError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")
     rng = np.random.default_rng(seed)
     if temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, temperature, rng)
-    dynamics = _integrator(atoms, ensemble, timestep, temperature, pressure, relaxation_time, barostat_time, isotropic, rng)
+    dynamics = _integrator(atoms, ensemble, timestep, temperature, pressure, relaxation_time, barostat_time, free_shape, rng)
     hottest = max_temperature or ABSURD * max(temperature or 0.0, atoms.get_temperature(), COLDEST_REFERENCE)
     state = thermo(atoms, 0, timestep)
 
@@ -112,25 +116,37 @@ def _integrator(
     ensemble: str,
     timestep: float,
     temperature: float | None,
-    pressure: float,
-    relaxation_time: float,
-    barostat_time: float,
-    isotropic: bool,
+    pressure: float | None,
+    relaxation_time: float | None,
+    barostat_time: float | None,
+    free_shape: bool,
     rng: np.random.Generator,
 ) -> MolecularDynamics:
+    """ASE's integrator for an ensemble; an option that would do nothing is refused."""
+    if ensemble not in ("nve", "nvt", "npt"):
+        raise ValueError(f"ensemble must be nve, nvt or npt, not {ensemble!r}.")
+    if ensemble != "npt" and (pressure is not None or barostat_time is not None or free_shape):
+        raise ValueError(f"pressure, barostat_time and free_shape are for npt; {ensemble} would ignore them.")
     if ensemble == "nve":
+        if relaxation_time is not None:
+            raise ValueError("relaxation_time is for nvt and npt; nve would ignore it.")
         return VelocityVerlet(atoms, timestep * units.fs)
+    if not temperature:
+        raise ValueError(f"{ensemble} needs a temperature above 0 K, not {temperature}.")
     barostat: dict[str, Any] = {}
     if ensemble == "npt":
-        stress = -pressure * units.GPa
+        if not atoms.pbc.all():
+            raise ValueError("npt needs a structure that is periodic in all three directions.")
+        stress = -(pressure or 0.0) * units.GPa
         barostat = {
-            "externalstress": stress if isotropic else np.eye(3) * stress,
-            "hydrostatic": isotropic,
-            "P_tau": barostat_time * units.fs,
+            "externalstress": np.eye(3) * stress if free_shape else stress,
+            "hydrostatic": not free_shape,
+            "P_tau": (1000.0 if barostat_time is None else barostat_time) * units.fs,
         }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using heuristic P_mass")  # ASE's own choice of the barostat's mass is what we want
-        return LangevinBAOAB(atoms, timestep * units.fs, temperature_K=temperature, T_tau=relaxation_time * units.fs, rng=rng, **barostat)
+        thermostat = {"temperature_K": temperature, "T_tau": (100.0 if relaxation_time is None else relaxation_time) * units.fs, "rng": rng}
+        return LangevinBAOAB(atoms, timestep * units.fs, **thermostat, **barostat)
 
 
 def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
@@ -155,16 +171,3 @@ def thermo(atoms: Atoms, step: int, timestep: float) -> Thermo:
 def drift(times: np.ndarray, total_energies: np.ndarray, num_atoms: int) -> float:
     """Slope of the total energy [T] (eV) over time [T] (fs) by least squares, in meV/atom/ps."""
     return float(np.polyfit(np.asarray(times) / 1000, np.asarray(total_energies) * 1000 / num_atoms, 1)[0])
-
-
-def _check_options(atoms: Atoms, ensemble: str, temperature: float | None, timestep: float, steps: int, every: int) -> None:
-    if ensemble not in ("nve", "nvt", "npt"):
-        raise ValueError(f"ensemble must be nve, nvt or npt, not {ensemble!r}.")
-    if ensemble != "nve" and not (temperature and temperature > 0):
-        raise ValueError(f"{ensemble} needs a temperature above 0 K, not {temperature}.")
-    if temperature is not None and temperature < 0:
-        raise ValueError(f"a temperature is 0 K or more, not {temperature}.")
-    if not timestep > 0 or steps < 0 or every < 1:
-        raise ValueError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")
-    if ensemble == "npt" and not atoms.pbc.all():
-        raise ValueError("npt needs a structure that is periodic in all three directions.")

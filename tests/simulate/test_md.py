@@ -120,6 +120,9 @@ def test_options_are_checked():
         ({"ensemble": "nph"}, "ensemble must be"),
         ({"ensemble": "npt", "temperature": 300.0}, "periodic"),
         ({"timestep": 0.0}, "timestep"),
+        ({"pressure": 1.0}, "npt; nve would ignore"),
+        ({"ensemble": "nvt", "temperature": 300.0, "free_shape": True}, "npt; nvt would ignore"),
+        ({"relaxation_time": 10.0}, "nve would ignore"),
     ):
         with pytest.raises(ValueError, match=message):
             run_md(atoms, 1, **options)
