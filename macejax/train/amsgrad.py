@@ -55,4 +55,4 @@ def scale_by_amsgrad(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> o
 
 def _bias_correction(decay: float, count: jax.Array) -> jax.Array:
     """1 - decay^count; by expm1, because 1 - 0.999 keeps five digits in float32."""
-    return -jnp.expm1(count * math.log(decay))
+    return -jnp.expm1(count.astype(jnp.result_type(float)) * math.log(decay))

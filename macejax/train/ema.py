@@ -23,5 +23,6 @@ def init_ema(params: Any) -> Ema:
 def update_ema(ema: Ema, params: Any, decay: float) -> Ema:
     """One update: average -= (1 - d) (average - params), with d = min(decay, (1 + n) / (10 + n)) at the n-th update, from 1."""
     count = ema.count + 1
-    share = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    n = count.astype(jnp.result_type(float))
+    share = 1 - jnp.minimum(decay, (1 + n) / (10 + n))
     return Ema(jax.tree.map(lambda s, p: s - share.astype(s.dtype) * (s - p), ema.params, params), count)

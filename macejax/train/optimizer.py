@@ -75,7 +75,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del params
-        scale = jnp.minimum(max_norm / (optax.global_norm(updates) + CLIP_EPSILON), 1.0)
+        scale = jnp.minimum(max_norm / (optax.tree.norm(updates) + CLIP_EPSILON), 1.0)
         return jax.tree.map(lambda g: g * scale.astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from macejax.potential import Prediction, predict
 from macejax.potential.predict import SiteEnergy
@@ -68,7 +70,7 @@ def make_train_step(
         if (ema_decay is None) != (state.ema is None):
             raise ValueError("ema_decay and the state do not agree: init_state(ema=True) and ema_decay belong together.")
         result = loss_and_gradient(site_energy, loss, state.params, batch, partial(jax.lax.psum, axis_name=AXIS))
-        grad_norm = optax.global_norm(result.params)
+        grad_norm = optax.tree.norm(result.params)
         finite = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(result.params, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -98,9 +100,15 @@ def make_train_step(
         }
         return new, info, result.suspects
 
-    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None, 0), donate_argnums=0, devices=_devices(num_devices))
+    devices = _devices(num_devices)
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None, 0), donate_argnums=0, devices=devices)
+
+    replicated = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
 
     def train_step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info]:
+        # A new or restored state is not on the devices yet; pmap would compile once for it and once more for what it returns.
+        if getattr(state.step, "sharding", None) != replicated:
+            state = jax.device_put(state, replicated)
         state, info, suspects = mapped(state, batch)
         return state, {**info, "suspects": suspects}
 

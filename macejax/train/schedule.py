@@ -64,7 +64,7 @@ def schedule_factor(config: ScheduleConfig, steps_per_epoch: int, num_epochs: in
     if config.kind == "cosine":
         if num_epochs is None or num_epochs <= config.warmup_epochs:
             raise ValueError(
-                f"The cosine schedule needs the number of epochs, more than the {config.warmup_epochs:g} of warm-up; it was given {num_epochs}."
+                f"The cosine schedule needs a number of epochs above the {config.warmup_epochs:g} of warm-up; it was given {num_epochs}."
             )
         shape = optax.cosine_decay_schedule(1.0, max(round(num_epochs * steps_per_epoch) - warmup, 1), alpha=config.final_factor)
     elif config.kind == "exponential":
@@ -77,7 +77,7 @@ def schedule_factor(config: ScheduleConfig, steps_per_epoch: int, num_epochs: in
         shape = optax.constant_schedule(1.0)
 
     def factor(step: jax.Array) -> jax.Array:
-        rise = jnp.minimum((step + 1) / max(warmup, 1), 1.0)
+        rise = jnp.minimum((step + 1).astype(jnp.result_type(float)) / max(warmup, 1), 1.0)  # int32 / int32 would be float32
         return rise * shape(jnp.maximum(step - warmup, 0))
 
     return factor

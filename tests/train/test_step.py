@@ -1,0 +1,59 @@
+"""Reverse-over-forward gradients are those of plain reverse-over-reverse."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from macejax.config import LossConfig
+from macejax.potential import predict
+from macejax.train.loss import Loss, combine, loss_terms
+from macejax.train.step import loss_and_gradient
+from tests.train.toy import init_params, largest_difference, one_batch, site_energy, structures
+
+SAME_GRADIENT = 1e-12  # relative to the largest entry of each array, float64
+
+
+def reverse_over_reverse(potential, loss, params, batch):
+    """Loss and gradient as one would write them down, for reference."""
+
+    def value(params):
+        terms = loss.terms(predict(potential, params, batch), batch)
+        return combine(loss, {t: pair[0] for t, pair in terms.items()}, {t: pair[1] for t, pair in terms.items()})[0]
+
+    return jax.value_and_grad(value)(params)
+
+
+def compare(potential, loss, params, batch):
+    result = jax.jit(lambda p, b: loss_and_gradient(potential, loss, p, b)[::2])(params, batch)
+    expected = jax.jit(lambda p, b: reverse_over_reverse(potential, loss, p, b))(params, batch)
+    np.testing.assert_allclose(result[0], expected[0], rtol=SAME_GRADIENT)
+    assert max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected[1])) > 1e-3
+    assert largest_difference(result[1], expected[1]) < SAME_GRADIENT
+
+
+def every_square() -> Loss:
+    """Energy, forces, stress and virials at once."""
+    stress, virials = (loss_terms(LossConfig(kind=kind, virials_weight=0.5)) for kind in ("stress", "virials"))
+    return Loss({**stress.weights, **virials.weights}, lambda p, b: {**stress.terms(p, b), **virials.terms(p, b)})
+
+
+@pytest.mark.parametrize("kind", ["squares", "universal", "l1l2"])
+def test_equals_reverse_over_reverse(kind):
+    loss = every_square() if kind == "squares" else loss_terms(LossConfig(kind=kind, huber_delta=0.1))
+    compare(site_energy, loss, init_params(), one_batch(structures(3)))
+
+
+def test_structures_that_are_not_finite_are_named():
+    found = structures(3)
+    batch = one_batch(found)
+    loss = loss_terms(LossConfig())
+    suspects = jax.jit(lambda batch: loss_and_gradient(site_energy, loss, init_params(), batch).suspects)
+    assert suspects(batch).tolist() == [-1, -1, -1, -1]
+    huge = np.where(batch.nodes["graph"][:, None] == 1, 1e200, batch.nodes["forces"])
+    assert suspects(batch._replace(nodes=batch.nodes | {"forces": huge})).tolist() == [-1, 1, -1, -1]
+    energy = np.where(np.arange(4) == 2, np.inf, batch.globals["energy"])
+    assert suspects(batch._replace(globals=batch.globals | {"energy": energy})).tolist() == [-1, -1, 2, -1]
+    lost = np.where(batch.nodes["graph"][:, None] == 0, np.nan, batch.nodes["positions"])
+    assert suspects(batch._replace(nodes=batch.nodes | {"positions": lost})).tolist() == [0, -1, -1, -1]
