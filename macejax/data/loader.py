@@ -115,11 +115,12 @@ class Loader:
         }
 
     def _sample(self) -> list[Capacity]:
-        """Needs of the steps of the first epochs."""
+        """Needs of the steps of the first epochs; of whole steps, for a last, partial one deserves no shape of its own."""
         needs: list[Capacity] = []
+        whole_steps = max(len(self._graphs) // self._batch_size, 1)
         for epoch in range(SAMPLED_EPOCHS):
             permutation = order(len(self._graphs), self._seed, epoch)
-            for step in range(min(self.steps_per_epoch, SAMPLED_STEPS - len(needs))):
+            for step in range(min(whole_steps, SAMPLED_STEPS - len(needs))):
                 needs.append(need(self._sizes, self._bins(permutation, step)))
         return needs
 

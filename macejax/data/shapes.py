@@ -10,7 +10,7 @@ import numpy as np
 from macejax.data.batch import Capacity, round_slots
 from macejax.data.graph import Graph
 
-WORTHWHILE = 0.1  # a further shape must save this part of all slots, for it costs a compilation
+WORTHWHILE = 0.05  # a further shape must save this part of all slots, for it costs a compilation
 CUTS = 64  # sizes at which a further shape is tried
 
 

@@ -90,7 +90,9 @@ def check_graph(rows: jraph.GraphsTuple, graph: Graph, number: int, start: int, 
         assert fields[f"{name}_weight"][number] == dtype(graph.weights[name])
     known_forces = np.zeros((stop - start, 3), bool) if graph.forces is None else ~np.isnan(graph.forces)
     np.testing.assert_array_equal(nodes["forces_mask"][start:stop], known_forces)
-    np.testing.assert_array_equal(nodes["forces"][start:stop], np.where(known_forces, graph.forces, 0).astype(dtype) if known_forces.any() else 0)
+    np.testing.assert_array_equal(
+        nodes["forces"][start:stop], np.where(known_forces, graph.forces, 0).astype(dtype) if known_forces.any() else 0
+    )
 
 
 def check_padding(rows: jraph.GraphsTuple, start: int, real: int, num_slots: int) -> None:
@@ -106,7 +108,16 @@ def check_padding(rows: jraph.GraphsTuple, start: int, real: int, num_slots: int
     padding = slice(real, None)
     np.testing.assert_array_equal(fields["cell"][padding], np.broadcast_to(np.eye(3), fields["cell"][padding].shape))
     assert np.all(fields["volume"][padding] == 1) and np.all(fields["index"][padding] == -1)
-    for key in ("energy_mask", "stress_mask", "virials_mask", "weight", "energy_weight", "forces_weight", "stress_weight", "virials_weight"):
+    for key in (
+        "energy_mask",
+        "stress_mask",
+        "virials_mask",
+        "weight",
+        "energy_weight",
+        "forces_weight",
+        "stress_weight",
+        "virials_weight",
+    ):
         assert not fields[key][padding].any(), key
 
 

@@ -49,7 +49,10 @@ def test_edges_in_any_order() -> None:
     there, capacity = rows()
     graph = to_graphs_tuple(there)
     order = np.concatenate(
-        [np.random.default_rng(0).permutation(np.arange(end - n, end)) for n, end in zip(graph.n_edge, np.cumsum(graph.n_edge), strict=True)]
+        [
+            np.random.default_rng(0).permutation(np.arange(end - n, end))
+            for n, end in zip(graph.n_edge, np.cumsum(graph.n_edge), strict=True)
+        ]
     )
     shuffled = graph._replace(senders=graph.senders[order], receivers=graph.receivers[order], edges={"shift": graph.edges["shift"][order]})
     jax.tree.map(np.testing.assert_array_equal, there, from_graphs_tuple(shuffled, capacity, np.float64))

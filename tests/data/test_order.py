@@ -6,6 +6,8 @@ import numpy as np
 
 from macejax.data.order import order
 
+FROZEN = {(0, 0): [0, 8, 9, 3, 7, 5, 1, 2, 6, 4], (1, 7): [4, 7, 6, 8, 5, 9, 3, 0, 2, 1]}
+
 
 def test_is_a_permutation_and_pure() -> None:
     for num in (0, 1, 2, 1000):
@@ -30,6 +32,3 @@ def test_every_place_is_equally_likely() -> None:
     first = np.array([order(5, 0, epoch)[0] for epoch in range(2000)])
     counts = np.bincount(first, minlength=5)
     assert np.all(np.abs(counts - 400) < 5 * np.sqrt(400))
-
-
-FROZEN = {(0, 0): [0, 8, 9, 3, 7, 5, 1, 2, 6, 4], (1, 7): [4, 7, 6, 8, 5, 9, 3, 0, 2, 1]}

@@ -87,7 +87,9 @@ def test_key_that_is_nowhere_lists_those_that_are(tmp_path: Path) -> None:
     atoms.info["dft_energy"] = -2.0
     atoms.arrays["dft_forces"] = FORCES
     ase.io.write(tmp_path / "a.xyz", atoms)
-    with pytest.raises(DataError, match=r"a\.xyz: the key 'DFT_energy' for energy is in no frame; the keys there are: dft_energy, dft_forces"):
+    with pytest.raises(
+        DataError, match=r"a\.xyz: the key 'DFT_energy' for energy is in no frame; the keys there are: dft_energy, dft_forces"
+    ):
         read(tmp_path / "a.xyz", Keys(energy="DFT_energy"))
     with pytest.raises(DataError, match=r"a\.xyz: holds no labels; looked for 'REF_energy'.*there are: dft_energy, dft_forces"):
         read(tmp_path / "a.xyz")
