@@ -1,19 +1,20 @@
 """An in-memory mace-torch module -> Model. macejax never imports torch here: the module is only asked for its attributes and arrays.
 
-mace-torch stores flat weights, block after block in instruction order, each block row-major, and applies every normalisation in its forward pass,
-as macejax does. The import is therefore a renaming and a reshape, with one exception: the columns of the product basis. They are compared with the
-`U_matrix_*` buffers of the module; where they differ (a reduced basis, say) the weights are projected onto macejax's reduced basis.
+mace-torch stores flat weights, block after block in instruction order, each block row-major, and applies every normalisation in its forward
+pass, as macejax does. The import is therefore a renaming and a reshape, with one exception: the columns of the product basis. They are
+compared with the `U_matrix_*` buffers of the module; where they differ (a reduced basis, say) the weights are projected onto macejax's
+reduced basis.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from macejax.checkpoint.torch_basis import contraction_weights
+from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.config import ModelConfig
 from macejax.model.mace import Model
 
@@ -34,10 +35,6 @@ FREQUENCIES = "radial_embedding.bessel_fn.bessel_weights"
 FREQUENCY_TOLERANCE = 1e-6  # relative: modules trained in float32 carry rounded frequencies
 
 
-class TorchImportError(ValueError):
-    """A torch module that macejax cannot reproduce; the message names the part."""
-
-
 def from_torch(module: Any) -> Model:
     """Config and parameters of a mace-torch module, such that its energies are reproduced to rounding.
 
@@ -45,8 +42,8 @@ def from_torch(module: Any) -> Model:
       module: instance of mace-torch's `MACE` or `ScaleShiftMACE` (Batatia et al., NeurIPS 2022), eager, weights in the layout of e3nn.
 
     Returns:
-      Model whose parameters are numpy arrays in the dtype of the module. Its product basis is the full one where that is the module's own, else
-      the reduced one.
+      Model whose parameters are numpy arrays in the dtype of the module. Its product basis is the full one where that is the module's own,
+      else the reduced one.
 
     Raises:
       TorchImportError: the module has a part that macejax does not have; the sentence names it.

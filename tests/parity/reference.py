@@ -93,8 +93,8 @@ def to_batch(atoms: ase.Atoms | list[ase.Atoms], module: Any) -> dict[str, Any]:
 def evaluate(module: Any, atoms: ase.Atoms, *, hessian: bool = True) -> dict[str, np.ndarray]:
     """What mace-torch says of one structure, in float64.
 
-    energy [] and node_energy [N] with E0s (eV), forces [N, 3], stress [3, 3], strain_derivative [3, 3] = minus its virials (eV), hessian [3N, 3N],
-    and contributions [N, layers] (eV): the readout of each layer before scale and shift.
+    energy [] and node_energy [N] with E0s (eV), forces [N, 3], stress [3, 3], strain_derivative [3, 3] = minus its virials (eV),
+    hessian [3N, 3N], and contributions [N, layers] (eV): the readout of each layer before scale and shift.
     """
     batch = to_batch(atoms, module)
     layers: list[np.ndarray] = []
@@ -151,6 +151,10 @@ def slab() -> ase.Atoms:
     atoms.pbc = (True, True, False)
     atoms.cell[2] = 0.0
     return atoms
+
+
+def isolated_atom() -> ase.Atoms:
+    return ase.Atoms("Al")
 
 
 STRUCTURES = {"molecule": molecule, "crystal": crystal, "tial": tial, "slab": slab}

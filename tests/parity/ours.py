@@ -1,0 +1,66 @@
+"""macejax's answer to the questions of reference.evaluate: one compiled function for all structures of a model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import ase
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from macejax.data.batch import Capacity, batch
+from macejax.data.graph import Graph, build_graph
+from macejax.data.read import from_atoms
+from macejax.model.geometry import edge_vectors
+from macejax.model.mace import Model, build
+from macejax.potential import Prediction, predict
+
+# Holds every structure of reference.STRUCTURES, so that a model is compiled once; with padding atoms and a padding structure.
+CAPACITY = Capacity(nodes=10, slots=32, graphs=2, species=3)
+# Each model is compiled for a handful of evaluations: code that is made quickly beats code that runs quickly.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def to_graph(atoms: ase.Atoms, model: Model) -> Graph:
+    return build_graph(from_atoms(atoms), model.config.elements, model.config.cutoff)
+
+
+def evaluator(model: Model, capacity: Capacity = CAPACITY, *, hessian: bool = True) -> Callable[[ase.Atoms], dict[str, np.ndarray]]:
+    """A function from atoms to the quantities of `reference.evaluate`, in float64."""
+    module = build(model.config)
+    params = jax.tree.map(jnp.asarray, model.params)
+
+    @quick_jit
+    def compute(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array, jax.Array]:
+        def forces(positions: jax.Array) -> tuple[jax.Array, Prediction]:
+            prediction = predict(module.apply, params, graph._replace(nodes={**graph.nodes, "positions": positions}))
+            return prediction.forces, prediction
+
+        layers = module.apply(params, edge_vectors(graph), graph, method="contributions")
+        if not hessian:
+            return forces(graph.nodes["positions"])[1], layers, jnp.zeros(())
+        second, prediction = jax.jacfwd(forces, has_aux=True)(graph.nodes["positions"])
+        return prediction, layers, -second
+
+    def answer(atoms: ase.Atoms) -> dict[str, np.ndarray]:
+        graph = to_graph(atoms, model)
+        num = len(atoms)
+        prediction, layers, second = jax.device_get(compute(params, batch([graph], capacity, np.float64)))
+        e0s = np.asarray(model.config.e0s)[graph.species]
+        result = {
+            "energy": prediction.energy[0] + e0s.sum(),
+            "node_energy": prediction.node_energy[:num] + e0s,
+            "forces": prediction.forces[:num],
+            "stress": prediction.stress[0],
+            "strain_derivative": prediction.strain_derivative[0],
+            "contributions": layers[:num],
+        }
+        if hessian:
+            result["hessian"] = second[:num, :, :num].reshape(3 * num, 3 * num)
+        return result
+
+    return answer

@@ -1,0 +1,47 @@
+"""Child process of test_checkpoints.py: opens a pickled mace-torch module (which runs code), saves it as a macejax model beside mace-torch's answers.
+
+python -m tests.parity.read_checkpoint CHECKPOINT STRUCTURES NUM_FRAMES FOLDER -> FOLDER/model.mace, FOLDER/reference.npz, FOLDER/frames.xyz
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+
+from macejax.checkpoint.model_file import save_model
+from macejax.checkpoint.torch_import import from_torch
+from tests.parity import reference
+
+
+def main(checkpoint: str, structures: str, num_frames: str, folder: str) -> None:
+    module = exact_float64(checkpoint)
+    frames = ase.io.read(structures, f"1:{int(num_frames) + 1}")  # the first frame of some files is an isolated atom
+    save_model(Path(folder) / "model.mace", from_torch(module))
+    answers = [reference.evaluate(module, frame, hessian=False) for frame in frames]
+    np.savez(Path(folder) / "reference.npz", **{f"{i}/{name}": value for i, answer in enumerate(answers) for name, value in answer.items()})
+    ase.io.write(Path(folder) / "frames.xyz", [ase.Atoms(f.numbers, f.positions, cell=f.cell, pbc=f.pbc) for f in frames])
+
+
+def exact_float64(checkpoint: str) -> Any:
+    """The module in float64. One that was trained in float32 is built anew around its weights: a cast would keep rounded constants."""
+    import torch
+    from mace.tools.scripts_utils import extract_config_mace_model
+
+    module = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    if next(module.parameters()).dtype == torch.float64:
+        return module
+    torch.set_default_dtype(torch.float64)
+    rebuilt = type(module)(**extract_config_mace_model(module))
+    weights = dict(module.double().named_parameters())
+    with torch.no_grad():
+        for name, parameter in rebuilt.named_parameters():
+            parameter.copy_(weights[name])
+    return rebuilt
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

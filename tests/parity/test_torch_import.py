@@ -1,0 +1,123 @@
+"""What the import refuses, what it does with another product basis, and that parameters are counted as the paper counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from macejax.checkpoint.torch_basis import TorchImportError
+from macejax.checkpoint.torch_import import from_torch
+from macejax.config import ModelConfig
+from macejax.model.mace import count_parameters
+from tests.parity import ours, reference
+from tests.parity.compare import assert_same_answer
+
+needs_torch = pytest.mark.torch
+TINY = {"hidden": "2x0e + 2x1o", "l_max": 1, "correlation": 2}
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    pytest.importorskip("torch")
+    pytest.importorskip("mace")
+    return lambda **options: reference.random_module(**{**TINY, **options})
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"first": "RealAgnosticDensity"}, "RealAgnosticDensityInteractionBlock is not one of"),
+        ({"pair_repulsion": True}, "ZBL"),
+        ({"distance_transform": "Agnesi"}, "AgnesiTransform"),
+        ({"radial_type": "gaussian"}, "GaussianBasis"),
+        ({"apply_cutoff": False}, "apply_cutoff=False"),
+        ({"use_agnostic_product": True}, "use_agnostic_product"),
+        ({"use_last_readout_only": True}, "readout"),
+        ({"keep_last_layer_irreps": True}, "scalars in that"),
+        ({"heads": ["one", "two"], "atomic_inter_scale": [1.0, 1.0], "atomic_inter_shift": [0.0, 0.0]}, "one, two"),
+        ({"hidden": "2x0e + 2x1e", "l_max": 1}, "natural parity"),
+        ({"hidden": "2x0e + 4x1o"}, "equal multiplicities"),
+    ],
+)
+def test_a_part_that_macejax_lacks_is_refused_by_name(make: Callable[..., Any], options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TorchImportError, match=sentence):
+        from_torch(make(**options))
+
+
+@needs_torch
+def test_other_objects_are_refused(make: Callable[..., Any]) -> None:
+    with pytest.raises(TorchImportError, match="not Linear"):
+        from_torch(__import__("torch").nn.Linear(1, 1))
+
+
+@needs_torch
+def test_trained_frequencies_and_unknown_parameters_are_refused(make: Callable[..., Any]) -> None:
+    import torch
+
+    module = make()
+    module.extra = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(TorchImportError, match="no place for .*extra"):
+        from_torch(module)
+    module = make()
+    module.radial_embedding.bessel_fn.bessel_weights[2] *= 1.01
+    with pytest.raises(TorchImportError, match="Bessel frequencies"):
+        from_torch(module)
+
+
+@needs_torch
+def test_another_basis_of_the_same_polynomials_is_projected(make: Callable[..., Any]) -> None:
+    """Columns mixed by a random matrix, weights by its inverse: the same function, written in a basis that macejax does not have."""
+    import torch
+
+    module = make(correlation=3)
+    expected = reference.evaluate(module, reference.tial())
+    generator = torch.Generator().manual_seed(0)
+    for name, contraction in module.named_modules():
+        if name.endswith(("contractions.0", "contractions.1")):
+            coupling, weight = contraction.U_matrix_3, contraction.weights_max
+            mix = torch.randn(weight.shape[1], weight.shape[1], generator=generator, dtype=torch.float64)
+            with torch.no_grad():
+                coupling.copy_(coupling @ mix)
+                weight.copy_(torch.einsum("pq,zqk->zpk", torch.linalg.inv(mix), weight))
+    model = from_torch(module)
+    assert model.config.contraction_basis == "reduced"
+    assert_same_answer(ours.evaluator(model)(reference.tial()), expected, periodic=True)
+
+
+@needs_torch
+def test_polynomials_outside_the_span_are_refused(make: Callable[..., Any]) -> None:
+    module = make()
+    module.products[0].symmetric_contractions.contractions[1].U_matrix_2[0, 0, 0, 0] += 0.1
+    with pytest.raises(TorchImportError, match=r"contractions\.1\.U_matrix_2 does not lie in the span"):
+        from_torch(module)
+
+
+@needs_torch
+def test_float32_module_keeps_its_dtype_and_full_basis(make: Callable[..., Any]) -> None:
+    """Also once it is cast to float64, which does not unround its buffers."""
+    module = make(correlation=3).float()
+    model = from_torch(module)
+    assert {value.dtype for value in leaves(model.params)} == {np.dtype(np.float32)}
+    assert model.config.contraction_basis == from_torch(module.double()).config.contraction_basis == "full"
+
+
+@pytest.mark.parametrize(
+    ("elements", "first", "count"),
+    [
+        ((1, 6, 8), "RealAgnosticResidual", 2_803_984),
+        ((1, 6, 7, 8), "RealAgnosticResidual", 2_983_184),
+        ((1, 6, 8), "RealAgnostic", 3_393_808),
+    ],
+)
+def test_parameters_of_the_paper(elements: tuple[int, ...], first: str, count: int) -> None:
+    """256 channels, L = 2 (MACE paper, Batatia et al., NeurIPS 2022, table of the appendix), every coupling tree with its own weights."""
+    config = ModelConfig(elements=elements, e0s=(0.0,) * len(elements), hidden_irreps="256x0e + 256x1o + 256x2e", interaction_first=first)
+    assert count_parameters(config) == count
+
+
+def leaves(tree: Any) -> list[np.ndarray]:
+    return [leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict) else [tree]
