@@ -1,0 +1,48 @@
+"""Row 9: energy, forces and their first derivatives go smoothly to zero at the cutoff."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from macejax.data.structure import Structure
+from macejax.testing import limits
+from macejax.testing.errors import largest
+from macejax.testing.report import Check, worst_of
+from macejax.testing.structures import bond_length
+from macejax.testing.subject import Subject, evaluate
+
+DISTANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)  # Angstrom, on either side of the cutoff
+CURVATURE_DISTANCE = 1e-6  # Angstrom; a jump J of the second derivative leaves a force J * distance
+
+
+def smoothness(subject: Subject) -> list[Check]:
+    """A dimer is pulled through the cutoff, and a third atom into the reach of a bonded pair; each side must meet the other."""
+    names, inner, outer, distances = [], [], [], []
+    for number in subject.elements:
+        for distance in DISTANCES:
+            for make in (_dimer, _third_atom):
+                names.append(f"{make.__name__[1:].replace('_', ' ')} of element {number}, cutoff +- {distance:g} A")
+                inner.append(make(subject, number, subject.cutoff - distance))
+                outer.append(make(subject, number, subject.cutoff + distance))
+                distances.append(distance)
+    results = list(zip(names, evaluate(subject, inner), evaluate(subject, outer), distances, strict=True))
+    energies = [(abs(a.energy - b.energy) / (1.0 if subject.is_double else max(abs(b.energy), limits.UNIT)), n) for n, a, b, _ in results]
+    forces = [(largest(a.forces - b.forces), n) for n, a, b, _ in results]
+    checks = [
+        worst_of(9, "energy across the cutoff, in eV", subject.limit(limits.CUTOFF_ENERGY), energies),
+        worst_of(9, "forces across the cutoff, in eV/A", subject.limit(limits.CUTOFF_FORCE), forces),
+    ]
+    if subject.is_double:
+        slopes = [(largest(a.forces - b.forces) / (2 * d), n) for n, a, b, d in results if d == CURVATURE_DISTANCE]
+        checks.append(worst_of(9, "dF/dr across the cutoff, in eV/A^2", limits.CUTOFF_CURVATURE.float64, slopes))
+    return checks
+
+
+def _dimer(subject: Subject, number: int, distance: float) -> Structure:
+    return Structure(numbers=np.array([subject.elements[0], number]), positions=np.array([[0.0, 0, 0], [distance, 0, 0]]))
+
+
+def _third_atom(subject: Subject, number: int, distance: float) -> Structure:
+    """A bonded pair and an atom on its axis at a distance from the nearer one, out of reach of the other."""
+    positions = np.array([[-bond_length(subject.elements, subject.cutoff), 0, 0], [0.0, 0, 0], [distance, 0, 0]])
+    return Structure(numbers=np.array([number, subject.elements[-1], number]), positions=positions)
