@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from macejax.data.graph import Graph
-from macejax.data.structure import LABELS, DataError, volume
+from macejax.data.structure import LABELS, DataError
 
 if TYPE_CHECKING:
     import jraph  # imported when the first batch is made: it imports jax, which the workers of the loader must not
@@ -29,15 +30,14 @@ def capacity_for(graphs: Sequence[Graph], growth: float = 1.0) -> Capacity:
     """The smallest capacity that holds all the graphs in one batch, atoms and slots grown by a factor of at least 1."""
     if growth < 1:
         raise ValueError(f"growth must be 1 or more, not {growth}.")
-    nodes = sum(len(graph.species) for graph in graphs)
+    species = _joined([graph.species for graph in graphs], np.zeros(0, np.int32))
     degree = max((graph.max_degree for graph in graphs), default=0)
-    present = {int(kind) for graph in graphs for kind in np.unique(graph.species)}
-    return Capacity(max(int(np.ceil(nodes * growth)), 1), round_slots(degree * growth), len(graphs) + 1, max(len(present), 1))
+    return Capacity(max(ceil(len(species) * growth), 1), round_slots(degree * growth), len(graphs) + 1, max(len(_present(species)), 1))
 
 
 def round_slots(degree: float) -> int:
     """Neighbour slots M for a largest degree: the next multiple of 4, at least 4."""
-    return max(SLOT_STEP * int(np.ceil(degree / SLOT_STEP)), SLOT_STEP)
+    return max(SLOT_STEP * ceil(degree / SLOT_STEP), SLOT_STEP)
 
 
 def batch(graphs: Sequence[Graph], capacity: Capacity, dtype: Any = np.float32) -> jraph.GraphsTuple:
@@ -58,7 +58,7 @@ def batch(graphs: Sequence[Graph], capacity: Capacity, dtype: Any = np.float32) 
     n_node = np.zeros(capacity.graphs, np.int32)
     n_node[: len(graphs)] = counts
     n_node[len(graphs)] = capacity.nodes - counts.sum()
-    nodes, table = _nodes(graphs, counts, capacity, dtype)
+    nodes, table = _nodes(graphs, n_node, capacity, dtype)
     senders, receivers, edges = _edges(graphs, counts, capacity)
     return GraphsTuple(
         nodes=nodes,
@@ -93,43 +93,32 @@ def _refuse_overflow(graphs: Sequence[Graph], capacity: Capacity) -> None:
             )
 
 
-def _nodes(graphs: Sequence[Graph], counts: np.ndarray, capacity: Capacity, dtype: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    size, real = capacity.nodes, int(counts.sum())
-    positions = np.zeros((size, 3), dtype)
-    species = np.zeros(size, np.int32)
-    forces = np.zeros((size, 3), dtype)
-    forces_mask = np.zeros((size, 3), bool)
-    graph_of = np.full(size, len(graphs), np.int32)
-    start = 0
-    for number, graph in enumerate(graphs):
-        stop = start + len(graph.species)
-        positions[start:stop] = graph.positions
-        species[start:stop] = graph.species
-        graph_of[start:stop] = number
-        if graph.forces is not None:
-            known = ~np.isnan(graph.forces)
-            forces_mask[start:stop] = known
-            forces[start:stop] = np.where(known, graph.forces, 0.0)
-        start = stop
-    table, slot = _species_table(species[:real], capacity)
+def _nodes(graphs: Sequence[Graph], n_node: np.ndarray, capacity: Capacity, dtype: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    size = capacity.nodes
+    species = _joined([graph.species for graph in graphs], np.zeros(0, np.int32))
+    real = len(species)
+    present = _present(species)
+    table = np.full(capacity.species, present[0] if len(present) else 0, np.int32)
+    table[: len(present)] = present
+    place = np.zeros(present.max(initial=0) + 1, np.int32)
+    place[present] = np.arange(len(present))
+    no_rows = np.zeros((0, 3))
+    forces = _joined([_forces(graph) for graph in graphs], no_rows)
+    known = ~np.isnan(forces)
     nodes = {
-        "positions": positions,
-        "species": species,
-        "slot": np.concatenate([slot, np.zeros(size - real, np.int32)]),
-        "graph": graph_of,
+        "positions": _padded(_joined([graph.positions for graph in graphs], no_rows), size, dtype),
+        "species": _padded(species, size, np.int32),
+        "slot": _padded(place[species], size, np.int32),
+        "graph": np.repeat(np.arange(capacity.graphs, dtype=np.int32), n_node),
         "mask": np.arange(size) < real,
-        "forces": forces,
-        "forces_mask": forces_mask,
+        "forces": _padded(np.where(known, forces, 0.0), size, dtype),
+        "forces_mask": _padded(known, size, bool),
     }
     return nodes, table
 
 
-def _species_table(species: np.ndarray, capacity: Capacity) -> tuple[np.ndarray, np.ndarray]:
-    """The species present, padded by repeating the first, and every atom's place in the table. Padding atoms take place 0."""
-    present, slot = np.unique(species, return_inverse=True)
-    table = np.full(capacity.species, present[0] if len(present) else 0, np.int32)
-    table[: len(present)] = present
-    return table, slot.astype(np.int32).reshape(-1)
+def _forces(graph: Graph) -> np.ndarray:
+    return np.full((len(graph.species), 3), np.nan) if graph.forces is None else graph.forces
 
 
 def _edges(graphs: Sequence[Graph], counts: np.ndarray, capacity: Capacity) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -140,38 +129,58 @@ def _edges(graphs: Sequence[Graph], counts: np.ndarray, capacity: Capacity) -> t
     shift = np.zeros((size, 3), np.int32)
     mask = np.zeros(size, bool)
     reverse = np.arange(size, dtype=np.int32)
-    start = 0
-    for graph, count in zip(graphs, counts, strict=True):
-        slot = (graph.receivers + start) * width + graph.rank
-        senders[slot] = graph.senders + start
-        shift[slot] = graph.shift
+    if graphs:
+        edge_counts = np.array([len(graph.senders) for graph in graphs])
+        first_node = np.repeat(np.cumsum(counts) - counts, edge_counts)
+        first_edge = np.repeat(np.cumsum(edge_counts) - edge_counts, edge_counts)
+        rank = np.concatenate([graph.rank for graph in graphs])
+        slot = (np.concatenate([graph.receivers for graph in graphs]) + first_node) * width + rank
+        senders[slot] = np.concatenate([graph.senders for graph in graphs]) + first_node
+        shift[slot] = np.concatenate([graph.shift for graph in graphs])
         mask[slot] = True
-        reverse[slot] = slot[graph.reverse]
-        start += int(count)
+        reverse[slot] = slot[np.concatenate([graph.reverse for graph in graphs]) + first_edge]
     return senders, receivers, {"shift": shift, "mask": mask, "reverse": reverse}
 
 
 def _globals(graphs: Sequence[Graph], capacity: Capacity, dtype: Any) -> dict[str, np.ndarray]:
     size, real = capacity.graphs, len(graphs)
-    mask = np.arange(size) < real
     cell = np.tile(np.eye(3, dtype=dtype), (size, 1, 1))
-    fields = {"cell": cell, "volume": np.ones(size, dtype), "mask": mask, "index": np.full(size, -1, np.int32)}
-    for name, shape in (("energy", ()), ("stress", (3, 3)), ("virials", (3, 3))):
-        fields[name] = np.zeros((size, *shape), dtype)
-        fields[f"{name}_mask"] = np.zeros(size, bool)
-    fields["weight"] = np.zeros(size, dtype)
+    if graphs:
+        cell[:real] = [graph.cell for graph in graphs]
+    fields = {
+        "cell": cell,
+        "volume": _padded([graph.volume for graph in graphs], size, dtype, 1),
+        "mask": np.arange(size) < real,
+        "index": _padded([graph.index for graph in graphs], size, np.int32, -1),
+        "weight": _padded([graph.weight for graph in graphs], size, dtype),
+    }
     for name in LABELS:
-        fields[f"{name}_weight"] = np.zeros(size, dtype)
-    for number, graph in enumerate(graphs):
-        cell[number] = graph.cell
-        fields["volume"][number] = volume(graph.cell)
-        fields["index"][number] = graph.index
-        fields["weight"][number] = graph.weight
-        for name in LABELS:
-            fields[f"{name}_weight"][number] = graph.weights[name]
-        for name in ("energy", "stress", "virials"):
-            label = getattr(graph, name)
-            if label is not None and not np.isnan(label).any():
+        fields[f"{name}_weight"] = _padded([graph.weights[name] for graph in graphs], size, dtype)
+    energy = np.array([graph.energy for graph in graphs], np.float64)
+    fields["energy"] = _padded(np.nan_to_num(energy), size, dtype)
+    fields["energy_mask"] = _padded(~np.isnan(energy), size, bool)
+    for name in ("stress", "virials"):
+        labels = [getattr(graph, name) for graph in graphs]
+        fields[f"{name}_mask"] = _padded([label is not None for label in labels], size, bool)
+        fields[name] = np.zeros((size, 3, 3), dtype)
+        for number, label in enumerate(labels):
+            if label is not None:
                 fields[name][number] = label
-                fields[f"{name}_mask"][number] = True
     return fields
+
+
+def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts) if parts else empty
+
+
+def _padded(values: Any, size: int, dtype: Any, fill: float = 0) -> np.ndarray:
+    """The values [n, ...] with rows of `fill` after them, [size, ...]."""
+    values = np.asarray(values)
+    array = np.full((size, *values.shape[1:]), fill, dtype)
+    array[: len(values)] = values
+    return array
+
+
+def _present(species: np.ndarray) -> np.ndarray:
+    """The different species, ascending; counting is quicker than sorting."""
+    return np.flatnonzero(np.bincount(species)).astype(np.int32)

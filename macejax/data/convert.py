@@ -9,7 +9,7 @@ import numpy as np
 from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.graph import Graph, rank_in_row
 from macejax.data.neighbors import symmetric_order
-from macejax.data.structure import LABELS, DataError
+from macejax.data.structure import LABELS, DataError, volume
 
 if TYPE_CHECKING:
     import jraph
@@ -84,7 +84,8 @@ def _one(graph: jraph.GraphsTuple, number: int, atoms: slice, edges: slice) -> G
 
     def label(part: dict[str, Any], key: str, place: Any) -> np.ndarray | None:
         value = None if key not in part else np.asarray(part[key][place], np.float64)
-        return None if value is None or np.isnan(value).all() else value
+        missing = value is None or (np.isnan(value).all() if key == "forces" else np.isnan(value).any())
+        return None if missing else value
 
     energy = label(graph.globals, "energy", number)
     rank = rank_in_row(receivers)
@@ -92,6 +93,7 @@ def _one(graph: jraph.GraphsTuple, number: int, atoms: slice, edges: slice) -> G
         positions=positions,
         species=np.asarray(graph.nodes["species"][atoms], np.int32),
         cell=cell,
+        volume=volume(cell),
         pbc=(shift != 0).any(axis=0),
         receivers=receivers,
         senders=senders,

@@ -18,6 +18,7 @@ class Graph(NamedTuple):
     positions: np.ndarray  # [N, 3] float64, Angstrom, wrapped along periodic directions and centred
     species: np.ndarray  # [N] int32, index into the model's elements
     cell: np.ndarray  # [3, 3] float64, Angstrom, rows are lattice vectors
+    volume: float  # Angstrom^3, 0 where the cell is singular
     pbc: np.ndarray  # [3] bool
     receivers: np.ndarray  # [E] int32
     senders: np.ndarray  # [E] int32
@@ -32,7 +33,7 @@ class Graph(NamedTuple):
     weight: float
     weights: Mapping[str, float]  # of energy, forces, stress, virials, all four
     e0: float  # eV, the sum of E0s that was taken off: total energy = interaction energy + e0
-    index: int  # position in the data set, -1 where there is none
+    index: int  # type: ignore[assignment]  # position in the data set, -1 where there is none
     source: str
 
 
@@ -78,11 +79,13 @@ def rank_in_row(receivers: np.ndarray) -> np.ndarray:
 def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edges: tuple[np.ndarray, ...], e0: float, index: int) -> Graph:
     receivers, senders, shift, reverse = edges
     rank = rank_in_row(receivers)
-    stress, virials, weights = _both_stresses(structure)
+    size = volume(structure.cell)
+    stress, virials, weights = _both_stresses(structure, size)
     return Graph(
         positions=positions,
         species=species,
         cell=structure.cell,
+        volume=size,
         pbc=structure.pbc,
         receivers=receivers,
         senders=senders,
@@ -102,10 +105,9 @@ def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edg
     )
 
 
-def _both_stresses(structure: Structure) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, float]]:
+def _both_stresses(structure: Structure, size: float) -> tuple[np.ndarray | None, np.ndarray | None, dict[str, float]]:
     stress, virials = structure.stress, structure.virials
     weights = {name: structure.weights.get(name, 1.0) for name in LABELS}
-    size = volume(structure.cell)
     if size > 0 and stress is None and virials is not None:
         return -virials / size, virials, weights | {"stress": weights["virials"]}
     if size > 0 and virials is None and stress is not None:

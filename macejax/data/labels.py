@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Frame(NamedTuple):
     positions: np.ndarray  # [N, 3] Angstrom
     cell: np.ndarray  # [3, 3] Angstrom
     pbc: np.ndarray  # [3] bool
-    info: Mapping[str, object]  # per structure; values may be text
+    info: Mapping[str, Any]  # per structure; values may be text
     arrays: Mapping[str, np.ndarray]  # per atom, [N, ...]
     source: str  # "file.xyz:frame 12"
 
@@ -94,7 +94,7 @@ def _listing(there: set[str]) -> str:
 
 
 def _structure(frame: Frame, keys: Keys) -> Structure:
-    def value(field: str) -> object:
+    def value(field: str) -> Any:
         key = getattr(keys, field)
         return None if key is None else (frame.arrays if field in PER_ATOM else frame.info).get(key)
 

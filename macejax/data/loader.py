@@ -73,7 +73,9 @@ class Loader:
         self._batch_size = batch_size
         self._seed = seed
         self._num_devices = num_devices
-        self._devices = range(num_devices) if devices is None else devices
+        self._devices = list(range(num_devices) if devices is None else devices)
+        if not self._devices or not set(self._devices) <= set(range(num_devices)):
+            raise ValueError(f"devices must be some of 0 to {num_devices - 1}, not {self._devices}.")
         self._dtype = dtype
         self._prefetch = prefetch
         self.steps_per_epoch = -(-len(graphs) // batch_size)

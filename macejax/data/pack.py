@@ -30,6 +30,8 @@ def pack_all(
     Returns:
       Steps; their `indices` are positions in `graphs`. A device may hold no structure in the last one.
     """
+    if shapes < 1 or (num_devices is not None and num_devices < 1):
+        raise ValueError("shapes and num_devices must be at least 1.")
     if not graphs:
         return []
     sizes = sizes_of(graphs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,10 +64,10 @@ def to_atoms(structure: Structure, keys: Keys = MACE_KEYS) -> Atoms:
     return atoms
 
 
-def entries(structure: Structure, keys: Keys = MACE_KEYS) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+def entries(structure: Structure, keys: Keys = MACE_KEYS) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What a file says of a structure beside its atoms: values of the frame, and columns of the atoms. What is missing is left out."""
     default = Structure(structure.numbers, structure.positions)
-    info: dict[str, object] = {}
+    info: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for field, key in keys._asdict().items():
         value = getattr(structure, field)
@@ -79,7 +79,7 @@ def entries(structure: Structure, keys: Keys = MACE_KEYS) -> tuple[dict[str, obj
     return info, arrays
 
 
-def _is_absent(value: object, default: object) -> bool:
+def _is_absent(value: Any, default: Any) -> bool:
     return value is None or (np.ndim(value) == 0 and (value == default or value != value))  # NaN is not itself
 
 
@@ -103,7 +103,7 @@ def _frame(atoms: Atoms, source: str) -> Frame:
     return Frame(atoms.numbers, atoms.positions, np.asarray(atoms.cell), atoms.pbc, info, arrays, source)
 
 
-def _results(atoms: Atoms) -> dict[str, object]:
+def _results(atoms: Atoms) -> dict[str, Any]:
     """What the calculator has computed for exactly these atoms, untouched by constraints (unlike `atoms.get_forces()`)."""
     calculator = atoms.calc
     results = getattr(calculator, "results", None)

@@ -33,7 +33,7 @@ def sizes_of(graphs: Sequence[Graph]) -> Sizes:
     )
 
 
-def need(sizes: Sizes, bins: Sequence[Sequence[int]]) -> Capacity:
+def need(sizes: Sizes, bins: Sequence[Sequence[int] | np.ndarray]) -> Capacity:
     """The smallest capacity that every one of the bins (lists of structures) fits."""
     nodes = slots = graphs = species = 1
     for members in bins:
