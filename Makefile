@@ -18,6 +18,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed-core
+	rm -rf demo_run/ethanol
 	$(VENV)/bin/macejax demo --output demo_run
 
 test: $(VENV)/.installed-test
