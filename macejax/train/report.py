@@ -61,6 +61,17 @@ def write_report(path: str | os.PathLike, content: Content) -> None:
     write_atomically(Path(path), _page(content).encode())
 
 
+def add_section(path: str | os.PathLike, title: str, text: str, figure: Any) -> None:
+    """Append a section with one matplotlib Figure to a page that `write_report` wrote.
+
+    Raises:
+      OSError: the page cannot be read or written.
+    """
+    page = Path(path).read_text(encoding="utf-8")
+    section = f"<h2>{html.escape(title)}</h2><section><p>{html.escape(text)}</p>{_image(figure, title)}</section>"
+    write_atomically(Path(path), page.replace("</main>", section + "</main>").encode())
+
+
 def _page(content: Content) -> str:
     escape = html.escape
     cards = "".join(f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in content.cards)
