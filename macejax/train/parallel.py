@@ -106,9 +106,10 @@ def make_train_step(
     replicated = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
 
     def train_step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info]:
-        # A new or restored state is not on the devices yet; pmap would compile once for it and once more for what it returns.
+        # A new or restored state is not on the devices yet; pmap would compile once for it and once more for what it returns. With several
+        # processes only what comes from the host can be put on all of them, and jax sees to it that they agree.
         if getattr(state.step, "sharding", None) != replicated:
-            state = jax.device_put(state, replicated)
+            state = jax.device_put(jax.device_get(state), replicated)
         state, info, suspects = mapped(state, batch)
         return state, {**info, "suspects": suspects}
 
@@ -130,7 +131,13 @@ def make_eval_step(
         prediction = predict(site_energy, params, batch)
         return Evaluation(prediction, error_sums(prediction, batch), loss.terms(prediction, batch), batch.globals["index"])
 
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices()[:num_devices])
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices()[:num_devices])
+    return lambda params, batch: mapped(jax.tree.map(_local, params), batch)
+
+
+def _local(x: Any) -> Any:
+    """This process's copy of an array that is replicated over the devices of several."""
+    return x if getattr(x, "is_fully_addressable", True) else x.addressable_data(0)
 
 
 def _devices(num_devices: int | None) -> list[Any]:
