@@ -38,12 +38,11 @@ def command(
     from ase import Atoms
 
     from macejax.cli.process import set_up_jax
-    from macejax.simulate.record import read_frames, recorder
 
     set_up_jax(dtype)
     from macejax.cli.progress import progress
-    from macejax.simulate import Calculator, run_md
-    from macejax.simulate.md import Thermo
+    from macejax.simulate import Calculator, Thermo, recorder, run_md
+    from macejax.simulate.record import read_frames
 
     atoms = read_frames(structure, str(index))[0]
     atoms.calc = Calculator(model, dtype=dtype, skin=skin)

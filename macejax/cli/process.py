@@ -16,6 +16,9 @@ def set_up_jax(dtype: str) -> None:
 
     The cache of compiled programs lies in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/macejax/jax; an empty value switches it off.
     """
+    # XLA:CPU complains loudly, and wrongly, whenever it loads a program from the cache. Set before jax is imported; errors still raise.
+    if os.environ.get("MACEJAX_DEBUG", "") in ("", "0"):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     jax.config.update("jax_enable_x64", dtype == "float64")
@@ -50,6 +53,8 @@ def _expected() -> tuple[type[Exception], ...]:
     from macejax.config import ConfigError
     from macejax.data.structure import DataError
 
-    guard = sys.modules.get("macejax.train.guard")  # importing it takes jax; where it was not imported, it raised nothing
+    # Importing these takes jax or ASE; where they were not imported, they raised nothing.
+    guard, calculator, md = (sys.modules.get(f"macejax.{name}") for name in ("train.guard", "simulate.calculator", "simulate.md"))
     training = (guard.NonFiniteError,) if guard else ()
-    return (ConfigError, DataError, ModelFileError, CheckpointError, LockError, OSError, *training)
+    simulation = (calculator.CalculationFailed, calculator.PropertyNotImplementedError, md.SimulationError) if calculator and md else ()
+    return (ConfigError, DataError, ModelFileError, CheckpointError, LockError, OSError, *training, *simulation)

@@ -29,10 +29,10 @@ def command(
 ) -> None:
     """Relax structures with a model. Exits with 1 where one of them did not converge."""
     from macejax.cli.process import set_up_jax
-    from macejax.simulate.record import read_frames, recorder
 
     set_up_jax(dtype)
-    from macejax.simulate import Calculator, relax
+    from macejax.simulate import Calculator, recorder, relax
+    from macejax.simulate.record import read_frames
 
     frames = read_frames(structures, index)
     calculator = Calculator(model, dtype=dtype)

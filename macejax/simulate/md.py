@@ -13,6 +13,8 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
+from macejax.config import ConfigError
+
 ABSURD = 10.0  # times the temperature that was asked for, or that the run began with: the run has exploded
 COLDEST_REFERENCE = 300.0  # K; below it, `ABSURD` counts from here
 
@@ -77,13 +79,13 @@ def run_md(
       Thermo of the last step.
 
     Raises:
-      ValueError: options that are wrong, or that would do nothing in this ensemble.
+      ConfigError: options that are wrong, or that would do nothing in this ensemble.
       SimulationError: a number that is not finite, or an absurd temperature.
     """
     if temperature is not None and temperature < 0:
-        raise ValueError(f"a temperature is 0 K or more, not {temperature}.")
+        raise ConfigError(f"a temperature is 0 K or more, not {temperature}.")
     if not timestep > 0 or steps < 0 or every < 1:
-        raise ValueError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")
+        raise ConfigError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")
     rng = np.random.default_rng(seed)
     if temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, temperature, rng)
@@ -124,19 +126,19 @@ def _integrator(
 ) -> MolecularDynamics:
     """ASE's integrator for an ensemble; an option that would do nothing is refused."""
     if ensemble not in ("nve", "nvt", "npt"):
-        raise ValueError(f"ensemble must be nve, nvt or npt, not {ensemble!r}.")
+        raise ConfigError(f"ensemble must be nve, nvt or npt, not {ensemble!r}.")
     if ensemble != "npt" and (pressure is not None or barostat_time is not None or free_shape):
-        raise ValueError(f"pressure, barostat_time and free_shape are for npt; {ensemble} would ignore them.")
+        raise ConfigError(f"pressure, barostat_time and free_shape are for npt; {ensemble} would ignore them.")
     if ensemble == "nve":
         if relaxation_time is not None:
-            raise ValueError("relaxation_time is for nvt and npt; nve would ignore it.")
+            raise ConfigError("relaxation_time is for nvt and npt; nve would ignore it.")
         return VelocityVerlet(atoms, timestep * units.fs)
     if not temperature:
-        raise ValueError(f"{ensemble} needs a temperature above 0 K, not {temperature}.")
+        raise ConfigError(f"{ensemble} needs a temperature above 0 K, not {temperature}.")
     barostat: dict[str, Any] = {}
     if ensemble == "npt":
         if not atoms.pbc.all():
-            raise ValueError("npt needs a structure that is periodic in all three directions.")
+            raise ConfigError("npt needs a structure that is periodic in all three directions.")
         stress = -(pressure or 0.0) * units.GPa
         barostat = {
             "externalstress": np.eye(3) * stress if free_shape else stress,

@@ -54,14 +54,12 @@ def recorder(
     Raises:
       FileExistsError: a file is there already, and `overwrite` is not set.
     """
+    paths = [path for path in (trajectory, log) if path is not None]
+    for path in paths:
+        if Path(path).exists() and not overwrite:
+            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
     with ExitStack() as stack:
-        files = {}
-        for path in (trajectory, log):
-            if path is None:
-                continue
-            if Path(path).exists() and not overwrite:
-                raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
-            files[path] = stack.enter_context(open(path, "w", encoding="utf-8"))
+        files = {path: stack.enter_context(open(path, "w", encoding="utf-8")) for path in paths}
 
         def record(atoms: Atoms, numbers: Any) -> None:
             if trajectory is not None:

@@ -10,6 +10,8 @@ from ase import Atoms, units
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
+from macejax.config import ConfigError
+
 OPTIMIZERS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
 
 
@@ -47,14 +49,14 @@ def relax(
       The last step; `converged` says whether fmax was reached.
 
     Raises:
-      ValueError: unknown optimizer, a cell that cannot be relaxed, or a pressure on a cell that is fixed.
+      ConfigError: unknown optimizer, a cell that cannot be relaxed, or a pressure on a cell that is fixed.
     """
     if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}.")
+        raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}.")
     if cell and not atoms.pbc.all():
-        raise ValueError("only the cell of a structure that is periodic in all three directions can be relaxed.")
+        raise ConfigError("only the cell of a structure that is periodic in all three directions can be relaxed.")
     if pressure and not cell:
-        raise ValueError("a pressure acts on a free cell only: set cell=True.")
+        raise ConfigError("a pressure acts on a free cell only: set cell=True.")
     target = FrechetCellFilter(atoms, scalar_pressure=pressure * units.GPa) if cell else atoms
     algorithm = OPTIMIZERS[optimizer](target, logfile=None)
     state = Relaxation(0, np.nan, np.inf, False)

@@ -1,0 +1,89 @@
+"""`macejax relax` and `macejax md`: files in, files out, and refusals in a sentence."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.io import read, write
+
+from macejax.checkpoint.model_file import save_model
+from macejax.cli.main import main
+from macejax.config import ModelConfig
+from macejax.model.mace import init_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model of a small MACE, and structures."""
+    path = tmp_path_factory.mktemp("commands")
+    config = ModelConfig(
+        elements=(1, 8, 29), e0s=(-1.0, -2.0, -3.0), cutoff=3.0, hidden_irreps="4x0e", l_max=1, correlation=1, radial_mlp=(8,), scale=0.1
+    )
+    save_model(path / "model.mace", init_model(config, jax.random.key(0), np.float64))
+    write(path / "water.xyz", [molecule("H2O"), molecule("H2O2")])
+    crystal = bulk("Cu", cubic=True)
+    crystal.rattle(0.02, seed=0)
+    write(path / "copper.xyz", crystal)
+    write(path / "gold.xyz", bulk("Au"))
+    return path
+
+
+def run(folder, *arguments) -> int:
+    """Exit code of a command, its files in `folder`."""
+    try:
+        main([str(folder / argument) if str(argument).endswith((".xyz", ".mace", ".jsonl")) else str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def test_relax(folder, capsys):
+    assert run(folder, "relax", "model.mace", "water.xyz", "-o", "relaxed.xyz", "--fmax", "0.02", "--log", "relax.jsonl") == 0
+    assert "2 of 2 converged" in capsys.readouterr().out
+    for frame in read(folder / "relaxed.xyz", ":"):
+        assert np.linalg.norm(frame.get_forces(), axis=1).max() <= 0.02
+    assert json.loads((folder / "relax.jsonl").read_text().splitlines()[0])["step"] == 0
+
+
+def test_relax_says_when_it_did_not_converge(folder, capsys):
+    assert run(folder, "relax", "model.mace", "copper.xyz", "-o", "unfinished.xyz", "--fmax", "1e-9", "--steps", "1", "--cell") == 1
+    assert "0 of 1 converged" in capsys.readouterr().out
+
+
+def test_md(folder, capsys):
+    options = ("-o", "md.xyz", "--log", "md.jsonl", "--steps", "20", "--every", "5", "--temperature", "200")
+    assert run(folder, "md", "model.mace", "water.xyz", *options) == 0
+    assert "md.xyz" in capsys.readouterr().out
+    frames = read(folder / "md.xyz", ":")
+    lines = [json.loads(line) for line in (folder / "md.jsonl").read_text().splitlines()]
+    assert len(frames) == len(lines) == 5 and len(frames[0]) == 4
+    assert lines[-1]["time"] == pytest.approx(10)
+    assert run(folder, "md", "model.mace", "water.xyz", *options) == 1  # never over a trajectory that is there
+    assert "exists already" in capsys.readouterr().err
+    assert run(folder, "md", "model.mace", "md.xyz", *options[4:], "-o", "more.xyz", "--log", "more.jsonl") == 0
+    start = read(folder / "more.xyz", "0")
+    np.testing.assert_allclose(start.get_momenta(), frames[-1].get_momenta(), atol=1e-7)  # velocities of the file are kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("md", "model.mace", "gold.xyz"), 1, "Au"),
+        (("md", "model.mace", "missing.xyz"), 1, "missing.xyz"),
+        (("md", "model.mace", "model.mace"), 1, "no structure could be read"),
+        (("md", "water.xyz", "water.xyz"), 1, "water.xyz"),
+        (("md", "model.mace", "water.xyz", "--ensemble", "npt"), 2, "periodic"),
+        (("md", "model.mace", "water.xyz", "--pressure", "1"), 2, "npt"),
+        (("relax", "model.mace", "water.xyz", "--cell"), 2, "periodic"),
+        (("relax", "model.mace", "copper.xyz", "--pressure", "1"), 2, "free cell"),
+    ],
+)
+def test_refusals(folder, capsys, arguments, code, message):
+    outputs = ("-o", "refused.xyz", "--overwrite", *(("--log", "refused.jsonl") if arguments[0] == "md" else ()))
+    assert run(folder, *arguments, *outputs) == code
+    said = capsys.readouterr().err
+    assert said.startswith("macejax: ") and message in said and "Traceback" not in said
