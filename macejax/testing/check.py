@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from macejax.data.structure import Structure
 from macejax.potential.predict import SiteEnergy
-from macejax.testing import cutoff, derivatives, edge_cases, locality, singular, symmetry
+from macejax.testing import cutoff, derivatives, edge_cases, gradients, locality, singular, symmetry
+from macejax.testing.errors import rms
+from macejax.testing.evaluate import expected
 from macejax.testing.report import Check, Report, require
 from macejax.testing.structures import default_structures
-from macejax.testing.subject import Subject, subject_of
+from macejax.testing.subject import Subject, make_subject, rescaled
 from macejax.testing.transform import bare
 
 ROWS: dict[int, Callable[[Subject], list[Check]]] = {
@@ -36,7 +39,7 @@ ROWS: dict[int, Callable[[Subject], list[Check]]] = {
     18: singular.coincident_atoms,
     19: singular.not_a_number,
     20: edge_cases.unknown_species,
-    21: derivatives.loss_gradients,
+    21: gradients.loss_gradients,
 }
 FLOAT64_ONLY = (3, 20)  # second derivatives are compared with differences; the refusal of an element has no dtype
 
@@ -59,7 +62,8 @@ def check_potential(
     """Hold a potential to the promises that energies, forces and stresses of a simulation rest on.
 
     In float64 every promise is tested by itself. In float32 the results are compared with those of float64 with the same weights, since a
-    comparison of float32 with itself hides what both lose.
+    comparison of float32 with itself hides what both lose. Energies are multiplied by a power of two (`report.factor`) where the rms
+    force over all structures is less than 1 eV/Angstrom, so that the thresholds, which are absolute in part, bind a small potential too.
 
     | row | promise |
     |---|---|
@@ -101,7 +105,7 @@ def check_potential(
     chosen = _rows(rows, dtype)
     defaults = default_structures(config.elements, config.cutoff)
     with jax.enable_x64(True):
-        subject = subject_of(
+        subject = make_subject(
             site_energy,
             params,
             config,
@@ -114,7 +118,9 @@ def check_potential(
             atom_energies=atom_energies,
             seed=seed,
         )
-        report = Report(dtype, tuple(check for row in chosen for check in ROWS[row](subject)))
+        factor = _factor(subject)
+        subject = rescaled(subject, factor)
+        report = Report(dtype, factor, tuple(check for row in chosen for check in ROWS[row](subject)))
     if raise_on_failure:
         require(report)
     return report
@@ -128,6 +134,15 @@ def _rows(rows: Iterable[int] | None, dtype: str) -> list[int]:
     if unknown := [row for row in chosen if row not in there]:
         raise ValueError(f"there are no rows {unknown} in {dtype}; rows are {there}.")
     return chosen
+
+
+def _factor(subject: Subject) -> float:
+    """The power of two that brings the rms force over all structures to 1 eV/Angstrom or just above; 1 where it is more than that.
+
+    Absolute thresholds would mean nothing to a potential in other units, or with random parameters, whose forces are small.
+    """
+    size = rms(np.concatenate([result.forces for result in expected(subject, subject.structures).values()]))
+    return float(2.0 ** np.ceil(-np.log2(size))) if 0 < size < 1 else 1.0
 
 
 def _named(structures: Mapping[str, Structure] | Sequence[Structure]) -> dict[str, Structure]:

@@ -7,9 +7,10 @@ import numpy as np
 from macejax.data.structure import Structure
 from macejax.testing import limits
 from macejax.testing.errors import largest
+from macejax.testing.evaluate import evaluate
 from macejax.testing.report import Check, worst_of
 from macejax.testing.structures import bond_length
-from macejax.testing.subject import Subject, evaluate
+from macejax.testing.subject import Subject
 
 DISTANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)  # Angstrom, on either side of the cutoff
 CURVATURE_DISTANCE = 1e-6  # Angstrom; a jump J of the second derivative leaves a force J * distance

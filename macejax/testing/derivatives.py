@@ -1,23 +1,18 @@
-"""Rows 1 to 3 and 21: forces, stress, Hessian and parameter gradients are derivatives of one function."""
+"""Rows 1 to 3: forces, stress and Hessian are derivatives of one function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import jraph
 import numpy as np
 
 from macejax.data.batch import batch
 from macejax.data.structure import Structure, volume
-from macejax.potential.hessian import hessian
-from macejax.potential.predict import predict
 from macejax.testing import limits
 from macejax.testing.errors import force_over_rms, largest, rms, strain_over_largest
+from macejax.testing.evaluate import evaluate, exact_capacity, expected, graphs_of, near_origin, select
 from macejax.testing.report import Check, worst_of
-from macejax.testing.subject import Result, Subject, closest_pair, edge_lengths, evaluate, exact_capacity, expected, graphs_of, near_origin, select
+from macejax.testing.subject import Result, Subject, closest_pair, edge_lengths
 from macejax.testing.transform import displaced, strained
 
 Move = Callable[[Structure, np.ndarray], Structure]
@@ -25,7 +20,6 @@ STENCIL = np.array([-2, -1, 1, 2])
 WEIGHTS = np.array([1, -8, 8, -1]) / 12  # fourth-order central difference
 ALL_ATOMS = 5  # up to so many atoms every coordinate is moved; beyond, two directions
 HESSIAN_ATOMS = 5
-COMPARED = 20  # parameters
 
 
 def forces(subject: Subject) -> list[Check]:
@@ -75,15 +69,13 @@ def strain_errors(subject: Subject, structures: Mapping[str, Structure]) -> list
 
 def second_derivatives(subject: Subject) -> list[Check]:
     """Row 3: the Hessian is symmetric, equals differences of forces, and its rows sum to zero."""
-    structures = select(subject, lambda structure: _is_smooth_and_small(structure, subject))
+    structures = select(subject, lambda structure: _is_smooth_and_small(subject, structure))
     graphs = graphs_of(subject, structures.values())
-    nodes = max(len(graph.species) for graph in graphs)
-    capacity = exact_capacity(subject, graphs)._replace(nodes=nodes + 1, graphs=2)
-    compiled = jax.jit(lambda params, graph: hessian(subject.site_energy, params, graph))
+    capacity = exact_capacity(subject, graphs)._replace(nodes=HESSIAN_ATOMS + 1, graphs=2)
     symmetric, acoustic, finite = [], [], []
     for (name, structure), graph in zip(structures.items(), graphs, strict=True):
         n = len(structure.numbers)
-        full = np.asarray(compiled(subject.params, batch([graph], capacity, dtype=subject.dtype)))[:n, :, :n, :]
+        full = np.asarray(subject.compiled.hessian(subject.params, batch([graph], capacity, dtype=subject.dtype)))[:n, :, :n, :]
         moves = np.eye(3 * n).reshape(3 * n, n, 3)
         copies = [displaced(near_origin(subject, structure), limits.FORCE_STEP * k * move) for move in moves for k in STENCIL]
         moved = np.array([result.forces for result in evaluate(subject, copies)]).reshape(3 * n, 4, n, 3)
@@ -98,36 +90,15 @@ def second_derivatives(subject: Subject) -> list[Check]:
     ]
 
 
-def loss_gradients(subject: Subject) -> list[Check]:
-    """Row 21: gradients of a force loss with respect to the parameters are finite everywhere and equal finite differences."""
-    gradient = jax.jit(jax.grad(lambda params, graph: force_loss(subject, params, graph)))
-    structures = {**subject.structures, **subject.coincident}
-    graphs = graphs_of(subject, structures.values())
-    capacity = exact_capacity(subject, graphs)._replace(nodes=max(max(len(g.species) for g in graphs) + 1, 32), graphs=2)
-    errors = []
-    for name, graph in zip(structures, graphs, strict=True):
-        leaves = jax.tree.leaves(gradient(subject.params, batch([graph], capacity, dtype=subject.dtype)))
-        errors.append((sum(np.count_nonzero(~np.isfinite(leaf)) for leaf in leaves), name))
-    checks = [worst_of(21, "gradients of a force loss are finite", subject.limit(limits.VIOLATIONS), errors)]
-    return checks + (_parameter_differences(subject, gradient) if subject.is_double else [])
-
-
-def force_loss(subject: Subject, params: Any, graph: jraph.GraphsTuple) -> jax.Array:
-    """Mean squared force component plus mean squared energy of a batch; 0 of padding."""
-    prediction = predict(subject.site_energy, params, graph)
-    atoms = jnp.maximum(jnp.sum(graph.nodes["mask"]), 1)
-    return jnp.sum(prediction.forces**2) / (3 * atoms) + jnp.sum(prediction.energy**2) / graph.n_node.shape[0]
-
-
 def has_room(subject: Subject, structure: Structure) -> bool:
     """True where no two atoms are too close for finite differences."""
-    return closest_pair(graphs_of(subject, [structure])[0]) > limits.CLOSEST_PAIR
+    return closest_pair(structure, subject.elements, subject.cutoff) > limits.CLOSEST_PAIR
 
 
-def _is_smooth_and_small(structure: Structure, subject: Subject) -> bool:
+def _is_smooth_and_small(subject: Subject, structure: Structure) -> bool:
     """Few atoms, none close, and no pair so near the cutoff, where third derivatives jump, that a difference of forces would cross it."""
     margin = 4 * limits.FORCE_STEP
-    lengths = edge_lengths(graphs_of(subject, [structure], subject.cutoff + margin)[0])
+    lengths = edge_lengths(structure, subject.elements, subject.cutoff + margin)
     crosses = np.any(np.abs(lengths - subject.cutoff) < margin)
     return len(structure.numbers) <= HESSIAN_ATOMS and has_room(subject, structure) and not crosses
 
@@ -153,39 +124,3 @@ def _energy_differences(subject: Subject, structure: Structure, directions: np.n
     copies = [move(centred, k * step * direction) for direction in directions for k in STENCIL]
     energies = np.array([result.energy for result in evaluate(subject, copies)]).reshape(-1, len(STENCIL))
     return energies @ WEIGHTS / step
-
-
-def _parameter_differences(subject: Subject, gradient: Callable[..., Any]) -> list[Check]:
-    bonded = select(subject, lambda s: len(s.numbers) in range(2, ALL_ATOMS + 1) and has_room(subject, s))
-    graphs = {name: graphs_of(subject, [structure]) for name, structure in bonded.items()}
-    name = max(graphs, key=lambda name: (graphs[name][0].max_degree > 0, len(np.unique(graphs[name][0].species))))
-    graphs = graphs[name]
-    graph = batch(graphs, exact_capacity(subject, graphs), dtype=subject.dtype)
-    exact, tree = jax.tree.flatten(gradient(subject.params, graph))
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(subject.params)]
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(subject.params)]
-    loss = jax.jit(lambda params: force_loss(subject, params, graph))
-    rng = subject.rng(21)
-    exact = [np.asarray(leaf) for leaf in exact]
-    scale = max(largest(leaf) for leaf in exact)
-    errors = []
-    for k in range(COMPARED):
-        leaf = k % len(leaves) if k < len(leaves) else int(rng.integers(len(leaves)))
-        # An entry with a gradient, where there is one; every fourth is any entry, which may belong to an absent element.
-        candidates = np.argwhere(exact[leaf] != 0) if k % 4 and exact[leaf].any() else np.argwhere(np.ones_like(exact[leaf], dtype=bool))
-        entry = tuple(int(i) for i in candidates[rng.integers(len(candidates))])
-        difference = _loss_difference(loss, leaves, tree, leaf, entry)
-        error = abs(difference - exact[leaf][entry]) / max(abs(exact[leaf][entry]), limits.GRADIENT_FLOOR * scale)
-        errors.append((error, f"{name}, entry {entry} of parameter {paths[leaf]}"))
-    return [worst_of(21, "gradients of a force loss are differences of it, relative", limits.LOSS_GRADIENT_FD.float64, errors)]
-
-
-def _loss_difference(loss: Callable[..., jax.Array], leaves: list[np.ndarray], tree: Any, leaf: int, entry: tuple[int, ...]) -> float:
-    """d loss / d parameter by a fourth-order central difference of one entry of one leaf."""
-    values = []
-    for k in STENCIL:
-        changed = list(leaves)
-        changed[leaf] = leaves[leaf].copy()
-        changed[leaf][entry] += k * limits.PARAMETER_STEP
-        values.append(float(loss(jax.tree.unflatten(tree, changed))))
-    return float(np.dot(values, WEIGHTS)) / limits.PARAMETER_STEP

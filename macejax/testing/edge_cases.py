@@ -5,15 +5,17 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from macejax.data.batch import Capacity, batch
+from macejax.data.batch import batch
 from macejax.data.graph import build_graph
 from macejax.data.species import SYMBOLS
 from macejax.data.structure import DataError, Structure, volume
 from macejax.testing import limits
-from macejax.testing.derivatives import force_loss, strain_errors
+from macejax.testing.derivatives import strain_errors
 from macejax.testing.errors import Case, agree, largest
+from macejax.testing.evaluate import evaluate, expected, graphs_of, pack, select
+from macejax.testing.gradients import count_not_finite, gradient, gradient_capacity
 from macejax.testing.report import Check, worst_of
-from macejax.testing.subject import Subject, evaluate, expected, graphs_of, select
+from macejax.testing.subject import Subject
 from macejax.testing.transform import displaced
 
 TRANSLATIONS = 3
@@ -87,18 +89,18 @@ def open_directions(subject: Subject) -> list[Check]:
 
 def nothing(subject: Subject) -> list[Check]:
     """Row 17: one atom, atoms without an edge and a batch of padding give finite values, gradients and the dtype that was put in."""
-    gradient = jax.jit(jax.value_and_grad(lambda params, graph: force_loss(subject, params, graph)))
-    capacity = Capacity(nodes=4, slots=4, graphs=3, species=len(subject.elements))
     number = subject.elements[0]
     atom = Structure(numbers=np.array([number]), positions=np.zeros((1, 3)))
     apart = Structure(numbers=np.array([number, number]), positions=np.array([[0.0, 0, 0], [2 * subject.cutoff, 0, 0]]))
     batches = {"padding": [], "one atom": [atom], "two atoms without an edge": [apart], "an atom beside them": [apart, atom]}
+    ((_, shape),) = pack(subject, graphs_of(subject, [atom]))
+    capacity = gradient_capacity(subject)
     finite, dtypes = [], []
     for name, structures in batches.items():
-        graph = batch(graphs_of(subject, structures), capacity, dtype=subject.dtype)
-        prediction = subject.predict(subject.params, graph)
-        leaves = [*prediction[:4], *jax.tree.leaves(gradient(subject.params, graph))]
-        finite.append((sum(np.count_nonzero(~np.isfinite(leaf)) for leaf in leaves), name))
+        graphs = graphs_of(subject, structures)
+        prediction = subject.compiled.predict(subject.params, batch(graphs, shape, dtype=subject.dtype))
+        leaves = [*prediction[:4], *jax.tree.leaves(gradient(subject, graphs, capacity))]
+        finite.append((count_not_finite(leaves), name))
         dtypes.append((sum(leaf.dtype != subject.dtype for leaf in leaves), name))
     none = subject.limit(limits.VIOLATIONS)
     return [

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from macejax.data.structure import Structure
+from macejax.testing.evaluate import evaluate
 from macejax.testing.limits import FORCE_FLOOR, STRAIN_FLOOR, UNIT, Limit
 from macejax.testing.report import Check, worst_of
-from macejax.testing.subject import Result, Subject, evaluate
+from macejax.testing.subject import Result, Subject
 
 
 class Case(NamedTuple):

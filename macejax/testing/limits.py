@@ -1,7 +1,7 @@
 """How exact a potential must be, one named constant per promise: in float64, and in float32 against float64 with the same weights.
 
-`None` says that the promise is not checked in that precision. A promise about forces that speaks of their rms takes FORCE_FLOOR where that is
-smaller, and one that is relative takes UNIT, so that symmetric structures, whose forces vanish, have a threshold that is not zero.
+`None` says that the promise is not checked in that precision. A promise about forces that speaks of their rms takes FORCE_FLOOR where that
+is smaller, and one that is relative takes UNIT, so that symmetric structures, whose forces vanish, have a threshold that is not zero.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ class Report(NamedTuple):
     """All checks of one potential, in the order of the rows. `print(report)` shows the table."""
 
     dtype: str
+    factor: float  # on all energies, for the thresholds to suit the potential
     checks: tuple[Check, ...]
 
     @property
@@ -35,7 +36,7 @@ class Report(NamedTuple):
         return not self.failures
 
     def __str__(self) -> str:
-        return table(self.checks, f"check_potential in {self.dtype}")
+        return table(self.checks, f"check_potential in {self.dtype}, energies x {self.factor:g}")
 
 
 def worst_of(row: int, promise: str, threshold: float, errors: Iterable[tuple[float, str]]) -> Check:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from macejax.data.batch import batch
+from macejax.data.batch import Capacity, batch
 from macejax.data.structure import Structure
-from macejax.potential.hessian import hessian
-from macejax.potential.predict import Prediction, predict
 from macejax.testing import limits
+from macejax.testing.evaluate import evaluate, evaluate_batch, exact_capacity, graphs_of, pack
 from macejax.testing.locality import few
 from macejax.testing.report import Check, worst_of
 from macejax.testing.structures import bond_length
-from macejax.testing.subject import Subject, evaluate, evaluate_batch, exact_capacity, graphs_of
+from macejax.testing.subject import Subject
 
 DISTANCES = (0.0, 1e-8, 0.1)  # Angstrom
 
@@ -23,22 +20,13 @@ DISTANCES = (0.0, 1e-8, 0.1)  # Angstrom
 def coincident_atoms(subject: Subject) -> list[Check]:
     """Row 18: value to third derivative are finite at r = 0, 1e-8 and 0.1 A, and nothing reaches the rest of the batch."""
     length = bond_length(subject.elements, subject.cutoff)
-    companion = _trimer(subject, length, length)
-    regular, *close = (graphs_of(subject, [_trimer(subject, distance, length), companion]) for distance in (length, *DISTANCES))
-    capacity = exact_capacity(subject, regular)
-    compiled = jax.jit(lambda params, graph, direction: _derivatives(subject, params, graph, direction))
-    direction = subject.rng(18).normal(size=(capacity.nodes, 3)).astype(subject.dtype)
-    derivatives = [compiled(subject.params, batch(graphs, capacity, dtype=subject.dtype), direction) for graphs in (regular, *close)]
-    atoms = slice(len(regular[0].species), 2 * len(regular[0].species))  # of the companion
+    regular, *close = ([_trimer(subject, distance, length), _trimer(subject, length, length)] for distance in (length, *DISTANCES))
+    reference, *found = (_derivatives(subject, structures) for structures in (regular, *close))
     finite, alike = [], []
-    for distance, found in zip(DISTANCES, derivatives[1:], strict=True):
+    for distance, derivatives in zip(DISTANCES, found, strict=True):
         name = f"two atoms at {distance:g} A"
-        finite.append((sum(np.count_nonzero(~np.isfinite(x)) for x in jax.tree.leaves(found)), name))
-        prediction, *higher = found
-        reference, *reference_higher = derivatives[0]
-        pairs = [(prediction.energy[1], reference.energy[1]), (prediction.forces[atoms], reference.forces[atoms])]
-        pairs += [(x[atoms], y[atoms]) for x, y in zip(higher, reference_higher, strict=True)]
-        alike.append((sum(np.count_nonzero(~_identical(x, y)) for x, y in pairs), name))
+        finite.append((sum(np.count_nonzero(~np.isfinite(x)) for pair in derivatives for x in pair), name))
+        alike.append((sum(np.count_nonzero(x != y) for x, y in zip(derivatives[1], reference[1], strict=True)), name))
     for name, result in zip(subject.coincident, evaluate(subject, subject.coincident.values()), strict=True):
         finite.append((sum(np.count_nonzero(~np.isfinite(x)) for x in result[:4]), name))
     none = subject.limit(limits.VIOLATIONS)
@@ -70,20 +58,18 @@ def not_a_number(subject: Subject) -> list[Check]:
     ]
 
 
-def _derivatives(
-    subject: Subject, params: object, graph: jraph.GraphsTuple, direction: jax.Array
-) -> tuple[Prediction, jax.Array, jax.Array]:
-    """Prediction without stress, Hessian [N, 3, N, 3] and the second derivative of the forces [N, 3] along a direction [N, 3]."""
-
-    def forces(positions: jax.Array) -> jax.Array:
-        return predict(subject.site_energy, params, graph._replace(nodes={**graph.nodes, "positions": positions})).forces
-
-    def along(positions: jax.Array) -> jax.Array:
-        return jax.jvp(forces, (positions,), (direction,))[1]
-
-    prediction = predict(subject.site_energy, params, graph)._replace(stress=jnp.zeros(()))  # NaN by right: there is no cell
-    third = jax.jvp(along, (jnp.asarray(graph.nodes["positions"]),), (direction,))[1]
-    return prediction, hessian(subject.site_energy, params, graph), third
+def _derivatives(subject: Subject, structures: list[Structure]) -> list[list[np.ndarray]]:
+    """Energy, forces, Hessian and a third derivative of every structure of a batch of trimers, that of the whole batch in one piece."""
+    graphs = graphs_of(subject, structures)
+    capacity = Capacity(nodes=7, slots=4, graphs=3, species=len(subject.elements))
+    graph = batch(graphs, capacity, dtype=subject.dtype)
+    direction = subject.rng(18).normal(size=(capacity.nodes, 3)).astype(subject.dtype)
+    hessian = np.asarray(subject.compiled.hessian(subject.params, graph))
+    third = np.asarray(subject.compiled.third(subject.params, graph, direction))
+    ((_, shape),) = pack(subject, graphs)
+    results = evaluate_batch(subject, batch(graphs, shape, dtype=subject.dtype))
+    atoms = [slice(0, 3), slice(3, 6)]
+    return [[np.asarray(r.energy), r.forces, hessian[own], third[own]] for r, own in zip(results, atoms, strict=True)]
 
 
 def _trimer(subject: Subject, distance: float, length: float) -> Structure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jraph
 import numpy as np
 
-from macejax.data.batch import batch
+from macejax.data.batch import batch, round_slots
 from macejax.data.graph import Graph
 from macejax.data.structure import Structure
 from macejax.testing import limits
@@ -20,8 +20,9 @@ from macejax.testing.errors import (
     strain_over_largest,
     strain_relative,
 )
+from macejax.testing.evaluate import evaluate, evaluate_batch, exact_capacity, expected, graphs_of, near_origin, pack, params_of, select
 from macejax.testing.report import Check, worst_of
-from macejax.testing.subject import Subject, evaluate, evaluate_batch, expected, graphs_of, near_origin, pack, params_of, select
+from macejax.testing.subject import Subject
 from macejax.testing.transform import (
     displaced,
     permuted,
@@ -33,6 +34,7 @@ from macejax.testing.transform import (
 )
 
 ROTATIONS = 10  # half of them improper
+FEW_ATOMS = 8  # of structures whose features are turned
 SOME = 3  # rotations of structures of more atoms than MANY_ATOMS
 MANY_ATOMS = 32
 CELLS = 5  # atoms are moved by up to so many cells
@@ -61,7 +63,7 @@ def rotation(subject: Subject) -> list[Check]:
         for promise, limit, error in promises
         if subject.limit(limit) is not None
     ]
-    return checks + ([_features(subject, matrices)] if subject.features else [])
+    return checks + ([_features(subject, matrices)] if subject.compiled.features else [])
 
 
 def permutation(subject: Subject) -> list[Check]:
@@ -169,7 +171,7 @@ def _unwrapped(graph: Graph, cells: np.ndarray) -> Graph:
 def _features(subject: Subject, matrices: list[np.ndarray]) -> Check:
     from e3nn_jax import Irreps
 
-    structures = {name: structure for name, structure in subject.structures.items() if len(structure.numbers) <= MANY_ATOMS}
+    structures = select(subject, lambda structure: len(structure.numbers) <= FEW_ATOMS)
     known = _layers(subject, list(structures.values()), np.float64)
     sizes = [max(largest(layers[i]) for layers in known) for i in range(len(subject.feature_irreps))]
     errors = []
@@ -185,13 +187,10 @@ def _features(subject: Subject, matrices: list[np.ndarray]) -> Check:
 def _layers(subject: Subject, structures: list[Structure], dtype: type) -> list[list[np.ndarray]]:
     """Features [n, D, K] of every layer of every structure, real atoms only."""
     graphs = graphs_of(subject, structures)
-    found: list[list[np.ndarray]] = [[] for _ in graphs]
-    for members, capacity in pack(subject, graphs):
-        graph = batch([graphs[i] for i in members], capacity, dtype=dtype)
-        layers = [np.asarray(x, dtype=np.float64) for x in subject.features(params_of(subject, dtype), graph)]
-        if len(layers) != len(subject.feature_irreps):
-            raise ValueError(f"features returned {len(layers)} arrays, but feature_irreps names {len(subject.feature_irreps)}.")
-        ends = np.cumsum([len(graphs[i].species) for i in members])
-        for i, end in zip(members, ends, strict=True):
-            found[i] = [layer[end - len(graphs[i].species) : end] for layer in layers]
-    return found
+    need = exact_capacity(subject, graphs)
+    graph = batch(graphs, need._replace(slots=round_slots(1.2 * need.slots)), dtype=dtype)  # a pair at the cutoff may come or go in turning
+    layers = [np.asarray(x, dtype=np.float64) for x in subject.compiled.features(params_of(subject, dtype), graph)]
+    if len(layers) != len(subject.feature_irreps):
+        raise ValueError(f"features returned {len(layers)} arrays, but feature_irreps names {len(subject.feature_irreps)}.")
+    ends = np.cumsum([len(graph.species) for graph in graphs])
+    return [[layer[end - len(graph.species) : end] for layer in layers] for graph, end in zip(graphs, ends, strict=True)]
