@@ -1,4 +1,4 @@
-"""Directed neighbour list with cell shifts, by vesin: any mix of periodic directions, any cell, any size."""
+"""Directed neighbour list with cell shifts: any mix of periodic directions, any cell, any size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from macejax.data.search import find_pairs
 from macejax.data.structure import DataError
 
 MAX_NEIGHBORS = 100_000  # per atom; more means a cell in the wrong unit, and would exhaust the memory
@@ -42,7 +43,7 @@ def symmetric_neighbors(
     """`neighbors`, and with it `reverse` [E] int32: the place in the list of the edge (j, i, -S) of every edge (i, j, S)."""
     _refuse_collapsed_cell(len(positions), cell, pbc, cutoff, source)
     wrapped, images = wrap(positions, cell, pbc)
-    receivers, senders, shifts, lengths = _pairs(wrapped, np.where(pbc[:, None], cell, 0.0), pbc, cutoff)
+    receivers, senders, shifts, lengths = find_pairs(wrapped, cell, pbc, cutoff)
     at_cutoff = np.abs(lengths - cutoff) <= AT_CUTOFF * max(cutoff, 1.0)
     receivers, senders, shifts, reverse = symmetric_order(receivers, senders, shifts, at_cutoff)
     return receivers, senders, shifts + images[senders] - images[receivers], reverse
@@ -91,16 +92,6 @@ def symmetric_order(
         reverse = np.searchsorted(code, mirror)
     int32 = np.int32
     return receivers[order].astype(int32), senders[order].astype(int32), shifts[order].astype(int32), reverse.astype(int32)
-
-
-def _pairs(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    import vesin  # here, so that importing this package stays quick
-
-    search = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
-    receivers, senders, shifts, lengths = search.compute(positions, cell, pbc, quantities="ijSd")
-    return receivers.astype(np.int64), senders.astype(np.int64), shifts.astype(np.int64), lengths
 
 
 def _codes(receivers: np.ndarray, senders: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
