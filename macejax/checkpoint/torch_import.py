@@ -254,4 +254,5 @@ def _key(degree: int) -> str:
 
 
 def _numpy(tensor: Any) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+    """A copy: torch's own view would change when the module is trained on."""
+    return np.array(tensor.detach().cpu().numpy())

@@ -1,4 +1,5 @@
-"""Child process of test_checkpoints.py: opens a pickled mace-torch module (which runs code), saves it as a macejax model beside mace-torch's answers.
+"""Child process of test_checkpoints.py: opens pickled mace-torch modules (which runs code), saves them as macejax models beside the answers
+of mace-torch.
 
 python -m tests.parity.read_checkpoint CHECKPOINT STRUCTURES NUM_FRAMES FOLDER -> FOLDER/model.mace, FOLDER/reference.npz, FOLDER/frames.xyz
 """

@@ -97,6 +97,16 @@ def test_polynomials_outside_the_span_are_refused(make: Callable[..., Any]) -> N
 
 
 @needs_torch
+def test_the_model_owns_its_weights(make: Callable[..., Any]) -> None:
+    module = make()
+    model = from_torch(module)
+    before = [leaf.copy() for leaf in leaves(model.params)]
+    for parameter in module.parameters():
+        parameter.data.add_(1.0)
+    assert all(np.array_equal(one, other) for one, other in zip(before, leaves(model.params), strict=True))
+
+
+@needs_torch
 def test_float32_module_keeps_its_dtype_and_full_basis(make: Callable[..., Any]) -> None:
     """Also once it is cast to float64, which does not unround its buffers."""
     module = make(correlation=3).float()
@@ -114,7 +124,7 @@ def test_float32_module_keeps_its_dtype_and_full_basis(make: Callable[..., Any])
     ],
 )
 def test_parameters_of_the_paper(elements: tuple[int, ...], first: str, count: int) -> None:
-    """256 channels, L = 2 (MACE paper, Batatia et al., NeurIPS 2022, table of the appendix), every coupling tree with its own weights."""
+    """256 channels, L = 2 (the models of the MACE paper, Batatia et al., NeurIPS 2022), every coupling tree with its own weights."""
     config = ModelConfig(elements=elements, e0s=(0.0,) * len(elements), hidden_irreps="256x0e + 256x1o + 256x2e", interaction_first=first)
     assert count_parameters(config) == count
 
