@@ -3,8 +3,8 @@
 from macejax.config.model import ModelConfig, ModelSection
 from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
-from macejax.config.section import Section
-from macejax.config.text import ConfigError, dump_config, load_config, parse_overrides, template
+from macejax.config.section import ConfigError, Section
+from macejax.config.text import dump_config, load_config, parse_overrides, template
 
 __all__ = [
     "ConfigError",

@@ -60,7 +60,7 @@ class ModelConfig(Section):
 
 
 class ModelSection(Section):
-    """The architecture that a training run asks for. What is `auto` is derived from the training set; the rest goes to ModelConfig as it is."""
+    """The architecture that a training run asks for. What is `auto` is derived from the training set."""
 
     model: Literal["MACE", "ScaleShiftMACE"] = Field(
         "MACE",

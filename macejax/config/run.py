@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from macejax.config.model import ModelSection, atomic_number
 from macejax.config.optimize import LossConfig, OptimizerConfig
-from macejax.config.section import Section
+from macejax.config.section import ConfigError, Section
+from macejax.data.labels import Keys
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -28,6 +30,21 @@ class KeysConfig(Section):
     total_spin: str | None = Field("total_spin", description="Spin multiplicity; carried, not used by the model yet.")
     config_type: str | None = Field("config_type", description="Kind of structure, by which errors are tabulated and weights given.")
     weight: str | None = Field("config_weight", description="Weight of the structure in the loss.")
+
+
+def read_keys(assignments: Iterable[str]) -> Keys:
+    """Names of labels from `["energy=dft_energy", ...]`, the others at their default.
+
+    Raises:
+      ConfigError: no assignment, or no such label.
+    """
+    given = {}
+    for assignment in assignments:
+        label, equals, name = assignment.partition("=")
+        if not equals or label not in KeysConfig.model_fields:
+            raise ConfigError(f"--key {assignment}: write label=name, with a label among {', '.join(KeysConfig.model_fields)}.")
+        given[label] = name or None
+    return Keys(**KeysConfig(**given).model_dump())
 
 
 class DataConfig(Section):

@@ -8,6 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the option and says what it may be."""
+
+
 class Section(BaseModel):
     """A frozen group of options that refuses keys it does not know."""
 

@@ -13,11 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from macejax.config.run import TrainConfig
-from macejax.config.section import Section
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the option and says what it may be."""
+from macejax.config.section import ConfigError, Section
 
 
 def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:

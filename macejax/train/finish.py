@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,7 @@ def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> Tr
 
 def _export(config: TrainConfig, prepared: Prepared, best: TrainState, path: Path, results: dict[str, Validation]) -> None:
     errors = {
-        name: {kind: [value.mae, value.rmse] for kind, value in result.errors[ALL].items() if value.count}
+        name: {kind: [value.mae, value.rmse] for kind, value in result.errors[ALL].items() if math.isfinite(value.rmse)}
         for name, result in results.items()
     }
     extra = {"name": config.run.name, "epoch": int(best.epoch), "step": int(best.step), "mae_rmse": errors}

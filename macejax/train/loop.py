@@ -21,6 +21,7 @@ from macejax.config import ConfigError, TrainConfig, dump_config
 from macejax.data.loader import Loader, Step
 from macejax.data.pack import pack_all
 from macejax.model.mace import build, init_model
+from macejax.potential.predict import SiteEnergy
 from macejax.train.finish import export_best, finish
 from macejax.train.guard import stop_on_signal
 from macejax.train.log import Log, StepLog, open_log
@@ -140,17 +141,18 @@ def _set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Cal
     state = init_state(model.params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
     apply = build(prepared.model).apply
 
-    def stage(loss: Loss) -> Stage:
-        train_step = make_train_step(apply, loss, optimizer, ema_decay=config.run.ema_decay, num_devices=local)
-        return Stage(loss, train_step, make_eval_step(apply, loss, num_devices=local))
-
     losses = (config.loss, config.stage_two_loss()) if config.stage_two.enabled else (config.loss,)
-    stages = tuple(stage(loss_terms(loss)) for loss in losses)
+    stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in losses)
     valid = pack_all(prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.dtype)
     sources = [structure.source for structure in prepared.structures["train"]]
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__)
     _describe(log, prepared, loader, state, local)
     return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
+
+
+def _stage(apply: SiteEnergy, loss: Loss, optimizer: optax.GradientTransformation, config: TrainConfig, local: int) -> Stage:
+    train_step = make_train_step(apply, loss, optimizer, ema_decay=config.run.ema_decay, num_devices=local)
+    return Stage(loss, train_step, make_eval_step(apply, loss, num_devices=local))
 
 
 def _is_over(run: Run, state: TrainState) -> bool:

@@ -1,0 +1,47 @@
+"""`macejax evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    structures: Annotated[Path, typer.Argument(help="Structures: extended XYZ or anything that ASE reads.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Structures with MACE_energy, MACE_forces and MACE_stress.")] = Path(
+        "evaluated.xyz"
+    ),
+    keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in the file: energy=dft_energy.")] = None,
+    dtype: Annotated[Literal["float32", "float64"] | None, typer.Option(help="Precision; by default that of the model.")] = None,
+    batch_atoms: Annotated[int, typer.Option(min=1, help="Atoms per batch and device; changes speed and memory, not results.")] = 256,
+    device_count: Annotated[int | None, typer.Option(min=1, help="Local devices to use, all by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Predict a file of structures with a model, and tabulate the errors where it has labels."""
+    from macejax.checkpoint.model_file import load_model, read_header
+    from macejax.cli.process import set_up_jax
+    from macejax.config import ConfigError
+    from macejax.config.run import read_keys
+
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} exists already: give --overwrite, or another --output.")
+    label_keys = read_keys(keys or ())
+    set_up_jax(dtype or read_header(model)["dtype"])
+    import jax
+
+    from macejax.data.read import read
+    from macejax.data.write import write
+    from macejax.train.evaluate import evaluate, label_table, predictions
+    from macejax.train.table import plain
+
+    frames = read(structures, label_keys, need_labels=False)
+    devices = device_count or jax.local_device_count()
+    evaluated = evaluate(load_model(model), frames, dtype=dtype, nodes=batch_atoms, num_devices=devices)
+    info, arrays = zip(*predictions(evaluated), strict=True)
+    write(output, frames, info=info, arrays=arrays)
+    table = label_table(evaluated, frames)
+    typer.echo(f"{structures} has no labels to compare with." if table is None else plain(table))
+    typer.echo(f"{len(frames)} structures with predictions: {output}")

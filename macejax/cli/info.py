@@ -1,0 +1,92 @@
+"""`macejax info`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from macejax.data.structure import Structure
+
+PROGRAMS = (".model", ".pt", ".pth", ".pkl")  # what other programs call their models; refused with the reason
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="Model file, or structures: extended XYZ or anything that ASE reads.")],
+    keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in a file of structures: energy=dft_energy.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Describe a model file or a file of structures."""
+    if file.suffix in (".mace", *PROGRAMS) or _looks_like_a_model(file):
+        from macejax.checkpoint.model_file import read_header
+
+        facts = read_header(file) if as_json else _describe_model(read_header(file))
+    else:
+        from macejax.config.run import read_keys
+        from macejax.data.read import read
+
+        facts = _describe_data(read(file, read_keys(keys or ()), need_labels=False))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name.ljust(width)}  {value}")
+
+
+def _looks_like_a_model(file: Path) -> bool:
+    with open(file, "rb") as stream:
+        head = stream.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < file.stat().st_size
+
+
+def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
+    config = header["config"]
+    layers = f"{config['interaction_first']}, then {config['interaction']}"
+    facts = {
+        "model": f"{config['model']}, {header['parameters']} parameters, {header['dtype']}",
+        "elements": ", ".join(f"{symbol} ({e0:.6g} eV)" for symbol, e0 in zip(header["species"], config["e0s"], strict=True)),
+        "cutoff": f"{config['cutoff']:g} Angstrom, {config['num_bessel']} Bessel functions",
+        "layers": f"{config['num_interactions']} ({layers}), {config['hidden_irreps']}, l_max {config['l_max']}, "
+        f"correlation {config['correlation']}",
+        "constants": f"{config['avg_num_neighbors']:.4g} neighbours, scale {config['scale']:.4g} eV, shift {config['shift']:.4g} eV",
+        "units": ", ".join(f"{name} {unit}" for name, unit in header["units"].items()),
+        "written by": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),
+        "format": str(header["format"]),
+    }
+    return facts | {name: json.dumps(value) for name, value in header["extra"].items()}
+
+
+def _describe_data(structures: Sequence[Structure]) -> dict[str, Any]:
+    import numpy as np
+
+    from macejax.data.species import elements_of, names
+
+    sizes = [len(structure.numbers) for structure in structures]
+    periodic = sum(bool(structure.pbc.any()) for structure in structures)
+    facts = {
+        "structures": f"{len(structures)}, {min(sizes)} to {max(sizes)} atoms, {periodic} periodic",
+        "elements": names(elements_of(structures)),
+    }
+    energies = np.array([structure.energy / len(structure.numbers) for structure in structures])
+    forces = [structure.forces[~np.isnan(structure.forces)] for structure in structures if structure.forces is not None]
+    stresses = [structure.stress for structure in structures if structure.stress is not None]
+    virials = sum(structure.virials is not None for structure in structures)
+    known = energies[~np.isnan(energies)]
+    if len(known):
+        facts["energy"] = f"{len(known)} labels, {known.min():.6g} to {known.max():.6g} eV/atom"
+    if forces:
+        every = np.concatenate(forces)
+        facts["forces"] = f"{len(forces)} structures, rms {np.sqrt(np.mean(every**2)):.4g}, largest {np.abs(every).max():.4g} eV/Angstrom"
+    if stresses:
+        facts["stress"] = f"{len(stresses)} labels, rms {np.sqrt(np.mean(np.square(stresses))):.4g} eV/Angstrom^3"
+    if virials:
+        facts["virials"] = f"{virials} labels"
+    for field in ("config_type", "head"):
+        values = [getattr(structure, field) for structure in structures]
+        facts[field] = ", ".join(f"{value} ({values.count(value)})" for value in sorted(set(values)))
+    return facts

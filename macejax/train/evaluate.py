@@ -1,0 +1,80 @@
+"""A finished model on a set of structures: predictions, and errors where there are labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from macejax.config import LossConfig
+from macejax.data.graph import Graph, build_graphs
+from macejax.data.pack import pack_all
+from macejax.data.structure import LABELS, Structure
+from macejax.model.mace import Model, build
+from macejax.train.loss import loss_terms
+from macejax.train.metrics import ALL
+from macejax.train.parallel import make_eval_step
+from macejax.train.table import Table, error_table
+from macejax.train.validate import Predicted, Validation, group_sizes, validate
+
+
+class Evaluated(NamedTuple):
+    """What `evaluate` found."""
+
+    validation: Validation
+    graphs: list[Graph]  # the structures, with the sum of the E0s of each
+
+
+def evaluate(model: Model, structures: Sequence[Structure], *, dtype: Any = None, nodes: int = 256, num_devices: int = 1) -> Evaluated:
+    """Predict structures with a model, many at a time.
+
+    Args:
+      model: config and parameters.
+      structures: labelled or not.
+      dtype: precision, by default that of the parameters; float64 needs x64.
+      nodes: atoms per device and batch.
+      num_devices: local devices to use.
+
+    Raises:
+      DataError: a structure has an element that the model does not know.
+    """
+    config = model.config
+    dtype = jnp.dtype(dtype or jax.tree.leaves(model.params)[0].dtype)
+    graphs = build_graphs(structures, config.elements, config.cutoff, config.e0s)
+    loss = loss_terms(LossConfig())  # only its errors are wanted, and they know no weights
+    eval_step = make_eval_step(build(config).apply, loss, num_devices=num_devices)
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
+    steps = pack_all(graphs, nodes=nodes, num_devices=num_devices, dtype=dtype)
+    return Evaluated(validate(eval_step, loss, params, steps, structures, keep_predictions=True), graphs)
+
+
+def predictions(evaluated: Evaluated) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """For each structure what goes into its frame (MACE_energy, MACE_stress) and into its columns (MACE_forces).
+
+    Energies are total (eV, E0s included, in float64), stress is in ASE's sign (eV/Angstrom^3) and left out where the structure is not periodic.
+    """
+    for graph, predicted in zip(evaluated.graphs, evaluated.validation.predicted, strict=True):
+        yield _frame(graph, predicted), {"MACE_forces": predicted.forces}
+
+
+def label_table(evaluated: Evaluated, structures: Sequence[Structure]) -> Table | None:
+    """Table of errors by config_type; None where no structure has a label."""
+    errors = evaluated.validation.errors
+    if not any(value.count for value in errors[ALL].values()):
+        return None
+    return error_table({ALL: errors}, {ALL: group_sizes(structures)})
+
+
+def label_counts(structures: Sequence[Structure]) -> dict[str, int]:
+    """How many structures have each label."""
+    return {name: sum(getattr(s, name) is not None and np.any(~np.isnan(getattr(s, name))) for s in structures) for name in LABELS}
+
+
+def _frame(graph: Graph, predicted: Predicted) -> dict[str, Any]:
+    info: dict[str, Any] = {"MACE_energy": predicted.energy + graph.e0}
+    if graph.pbc.any() and np.isfinite(predicted.stress).all():
+        info["MACE_stress"] = predicted.stress
+    return info

@@ -1,0 +1,121 @@
+"""A run that was stopped and resumed is, bit by bit, the run that was not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from macejax.checkpoint.manifest import MANIFEST, CheckpointError
+from macejax.config import ConfigError
+from macejax.train.log import METRICS, WALL_CLOCK, read_metrics
+from macejax.train.loop import Outcome, train
+from tests.reliability.tiny import configuration, shared_steps, waters
+
+STEPS = 40
+
+
+def arrays(folder: Path) -> dict[str, str]:
+    """sha256 of every array of every checkpoint of a run."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    found = {}
+    for path in sorted((folder / "checkpoints").glob("*/*")):
+        for place, value in jax.tree_util.tree_leaves_with_path(ocp.PyTreeCheckpointer().restore(path)):
+            name = f"{path.parent.name}/{path.name}{jax.tree_util.keystr(place)}"
+            found[name] = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+    return found
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [{name: value for name, value in line.items() if name not in WALL_CLOCK} for line in read_metrics(folder)]
+
+
+def stop_after(steps: int):
+    """Asks to stop after so many steps of this part of the run."""
+    asked = iter(range(1, 10**6))
+    return lambda: f"the test after {steps} steps" if next(asked) >= steps else None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Iterator[tuple[Path, Outcome]]:
+    """The run that is never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    with shared_steps():
+        yield folder, train(configuration(folder), quiet=True)
+
+
+def test_the_run_is_worth_comparing(whole):
+    """It has both stages, a learning rate that falls, a best that is not the last, lines of every kind."""
+    folder, outcome = whole
+    lines = metrics(folder / "tiny")
+    assert int(outcome.state.step) == STEPS and int(outcome.state.stage) == 1
+    assert {line["kind"] for line in lines} == {"train", "epoch", "validation", "stage", "final"}
+    assert len({line["learning_rate"] for line in lines if line["kind"] == "train"}) > 2
+    assert (folder / "tiny" / "tiny_stage_one.mace").exists()
+
+
+@pytest.mark.parametrize("stops", [(1,), (7, 13), (33,)], ids=str)
+def test_stopped_and_resumed_is_bitwise_the_same(whole, tmp_path, stops):
+    """Stops after 1, after 7 and after 20, and after 33 of 40 steps: inside an epoch, at its end, in both stages."""
+    config = configuration(tmp_path)
+    for number, steps in enumerate(stops):
+        outcome = train(config, resume=number > 0, quiet=True, stop=stop_after(steps))
+        assert outcome.stopped_by is not None and outcome.model_path is None
+        assert int(outcome.state.step) == sum(stops[: number + 1])
+    finished = train(config, resume=True, quiet=True)
+    folder, reference = whole
+    assert metrics(tmp_path / "tiny") == metrics(folder / "tiny")
+    ours, theirs = arrays(tmp_path / "tiny"), arrays(folder / "tiny")
+    assert {name: value for name, value in ours.items() if name in theirs} == theirs
+    assert finished.model_path.read_bytes() == reference.model_path.read_bytes()
+
+
+def test_resuming_a_finished_run_only_tests_again(whole):
+    folder, reference = whole
+    before, table = reference.model_path.read_bytes(), metrics(folder / "tiny")
+    again = train(configuration(folder), resume=True, quiet=True)
+    assert int(again.state.step) == STEPS and again.model_path.read_bytes() == before and metrics(folder / "tiny") == table
+
+
+def test_a_run_is_not_overwritten(whole):
+    with pytest.raises(ConfigError, match="holds the checkpoints of a run.*--resume"):
+        train(configuration(whole[0]), quiet=True)
+
+
+def test_another_configuration_or_other_data_are_refused(whole, tmp_path):
+    copy = tmp_path / "tiny"
+    shutil.copytree(whole[0] / "tiny", copy)
+    with pytest.raises(ConfigError, match="loss.forces_weight was 100.0 when the run was begun and is 10.0 now"):
+        train(configuration(tmp_path, loss__forces_weight=10), resume=True, quiet=True)
+    with pytest.raises(CheckpointError, match="structures are not those"):
+        train(configuration(tmp_path, structures=waters(22, seed=5)), resume=True, quiet=True)
+
+
+def test_damage_is_told_and_the_newest_good_one_is_used_or_none(whole, tmp_path, capsys):
+    """Never a silent restart: with one checkpoint damaged the one before is used, with all of them damaged the run refuses to begin."""
+    copy = tmp_path / "tiny"
+    shutil.copytree(whole[0] / "tiny", copy)
+    config = configuration(tmp_path)
+    newest, older = sorted((copy / "checkpoints" / "last").iterdir(), reverse=True)
+    victim = next(newest.rglob("ocdbt*/d/*"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    for best in (copy / "checkpoints" / "best").iterdir():
+        (best / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint of this run is whole"):
+        (older / MANIFEST).rename(older / "hidden")
+        train(config, resume=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{newest.name} is not used" in said and "bytes instead of" in said and "has no MANIFEST.json" in said
+    assert json.loads((copy / METRICS).read_text().splitlines()[-1])["kind"] == "final"  # nothing was begun
+
+
+def test_resume_without_a_checkpoint_begins_and_says_so(whole, tmp_path, capsys):
+    outcome = train(configuration(tmp_path), resume=True, stop=stop_after(2))
+    assert int(outcome.state.step) == 2 and "nothing to resume" in capsys.readouterr().out

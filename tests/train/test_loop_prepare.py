@@ -1,0 +1,86 @@
+"""From files to what a run works on; and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from macejax.data.structure import DataError, Structure
+from macejax.data.write import write
+from macejax.train.prepare import prepare
+from tests.reliability.tiny import configuration, waters
+
+
+def test_split_is_seeded_disjoint_and_complete(tmp_path):
+    def sources(seed: int) -> dict[str, list[str]]:
+        prepared = prepare(configuration(tmp_path, run__seed=seed), pytest.fail)
+        return {name: [s.source for s in structures] for name, structures in prepared.structures.items()}
+
+    first, again, other = sources(1), sources(1), sources(2)
+    assert first == again and first["valid"] != other["valid"]
+    assert len(first["valid"]) == 4 and len({*first["train"], *first["valid"]}) == 22
+
+
+def test_statistics_come_from_the_training_set(tmp_path):
+    prepared = prepare(configuration(tmp_path), pytest.fail)
+    forces = np.concatenate([s.forces for s in prepared.structures["train"]])
+    assert prepared.model.scale == pytest.approx(np.sqrt(np.mean(forces**2)), rel=1e-12) and prepared.model.shift == 0
+    assert prepared.model.elements == (1, 8) and prepared.model.e0s == (-1.0, -8.0) and prepared.model.avg_num_neighbors == 2.0
+    assert prepared.model.interaction_first == "RealAgnostic"
+    shifted = prepare(configuration(tmp_path, model__model="ScaleShiftMACE"), pytest.fail).model
+    energies = [(s.energy + 10) / 3 for s in prepared.structures["train"]]
+    assert shifted.shift == pytest.approx(np.mean(energies), rel=1e-9) and shifted.interaction_first == "RealAgnosticResidual"
+    given = prepare(configuration(tmp_path, model__scale=2.0, model__avg_num_neighbors=7.5), pytest.fail).model
+    assert given.scale == 2.0 and given.avg_num_neighbors == 7.5
+
+
+def test_isolated_atoms_give_e0s_and_leave(tmp_path):
+    atoms = [Structure(np.array([z]), np.zeros((1, 3)), energy=-float(z), config_type="IsolatedAtom") for z in (1, 8)]
+    prepared = prepare(configuration(tmp_path, structures=[*waters(22), *atoms], data__e0s="isolated"), pytest.fail)
+    assert prepared.model.e0s == (-1.0, -8.0) and sum(map(len, prepared.structures.values())) == 22
+    kept = prepare(configuration(tmp_path, data__e0s="isolated", data__keep_isolated_atoms=True), pytest.fail)
+    assert sum(map(len, kept.structures.values())) == 24
+
+
+def test_weights_of_config_types(tmp_path):
+    prepared = prepare(configuration(tmp_path, data__config_type_weights={"odd": 0.5}), pytest.fail)
+    assert {(s.config_type, s.weight) for s in prepared.structures["train"]} == {("odd", 0.5), ("even", 1.0)}
+    assert {s.weight for s in prepared.structures["valid"]} == {1.0}
+
+
+def test_what_the_model_does_not_know_of_is_told(tmp_path):
+    charged = [s._replace(total_charge=float(n % 2), total_spin=1.0 + n % 3) for n, s in enumerate(waters(22))]
+    said: list[str] = []
+    prepare(configuration(tmp_path, structures=charged), said.append)
+    assert len(said) == 2 and "total charge differs" in said[0] and "spin multiplicity differs" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"data__e0s": "isolated"}, "no frame has config_type=IsolatedAtom.*set data.e0s to average"),
+        ({"data__e0s": {"H": -1.0}}, "none for O"),
+        ({"data__config_type_weights": {"strange": 2.0}}, "names 'strange', which no training structure has .*even, odd"),
+        ({"model__elements": ["H", "C"]}, "model.elements lacks O"),
+        ({"data__train": "absent.xyz"}, "absent.xyz: there is no such file"),
+        ({"data__keys__energy": "dft_energy"}, "'dft_energy' for energy is in no frame"),
+    ],
+    ids=str,
+)
+def test_refused_with_a_sentence(tmp_path, options, sentence):
+    with pytest.raises(DataError, match=sentence):
+        prepare(configuration(tmp_path, **options), pytest.fail)
+
+
+def test_several_heads_and_too_few_structures_are_refused(tmp_path):
+    heads = [s._replace(head="dft" if n % 2 else "xtb") for n, s in enumerate(waters(22))]
+    with pytest.raises(DataError, match=r"2 heads \(dft, xtb\)"):
+        prepare(configuration(tmp_path, structures=heads), pytest.fail)
+    with pytest.raises(DataError, match="1 structures are too few"):
+        prepare(configuration(tmp_path, structures=waters(1)), pytest.fail)
+
+
+def test_an_element_that_only_the_test_set_has_is_refused(tmp_path):
+    write(tmp_path / "test.xyz", [s._replace(numbers=np.array([7, 1, 1])) for s in waters(2)])
+    with pytest.raises(DataError, match=r"test.xyz.*contains N; the model knows only H, O"):
+        prepare(configuration(tmp_path, data__test=str(tmp_path / "test.xyz")), pytest.fail)
