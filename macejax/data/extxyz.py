@@ -7,6 +7,7 @@ in Voigt form. On files without such faults both read the same.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from typing import TextIO
@@ -69,6 +70,10 @@ def _frames(file: TextIO, path: str) -> Iterator[Frame]:
         lines = list(islice(file, num_atoms + 1))
         if len(lines) < num_atoms + 1:
             raise DataError(f"{source}: the file ends after {max(len(lines) - 1, 0)} of {num_atoms} atoms; it is truncated.")
+        if not lines[-1].endswith("\n"):
+            warnings.warn(
+                f"{source}: the last line of the file has no end; if the file is truncated, its last number is wrong.", stacklevel=4
+            )
         yield _frame(lines[0].strip(), lines[1:], source, line_number + 2)
         line_number += num_atoms + 1
         count += 1
@@ -83,9 +88,11 @@ def _num_atoms(line: str, where: str) -> int:
 
 def _frame(comment: str, lines: list[str], source: str, first_line: int) -> Frame:
     info = parse_comment(comment, source)
-    columns = _columns(info.pop("Properties", _PLAIN), source)
+    columns = _columns(info.get("Properties", _PLAIN), source)
     width = sum(count for _, count in columns.values())
     words = [line.split() for line in lines]
+    if info.pop("Properties", None) is None:
+        words = [row[:width] for row in words]  # a plain XYZ file may have further columns, which nobody can name
     for number, row in enumerate(words):
         if len(row) != width:
             raise DataError(f"{source} (line {first_line + number}): {len(row)} columns instead of {width}; is the file truncated?")

@@ -100,30 +100,30 @@ def _structure(frame: Frame, keys: Keys) -> Structure:
 
     for field in keys._fields:
         _refuse_wrong_place(frame, getattr(keys, field), field)
-    weights = {}
-    for label in LABELS:
-        if (weight := frame.info.get(f"config_{label}_weight")) is not None:
-            weights[label] = _number(weight, f"config_{label}_weight", frame)
-    optional = {"total_charge": 0.0, "total_spin": 1.0, "weight": 1.0, "energy": math.nan}
+
+    def number(field: str, absent: float) -> float:
+        return absent if value(field) is None else _number(value(field), getattr(keys, field), frame)
+
+    weight_keys = {label: f"config_{label}_weight" for label in LABELS}
     return check(
         Structure(
             numbers=frame.numbers,
             positions=frame.positions,
             cell=frame.cell,
             pbc=frame.pbc,
+            energy=number("energy", math.nan),
             forces=value("forces"),
             stress=_tensor(value("stress"), keys.stress, frame),
             virials=_tensor(value("virials"), keys.virials, frame),
             dipole=_numbers(value("dipole"), keys.dipole, frame),
             charges=value("charges"),
             head=_text(value("head")),
+            total_charge=number("total_charge", 0.0),
+            total_spin=number("total_spin", 1.0),
             config_type=_text(value("config_type")),
-            weights=weights,
+            weight=number("weight", 1.0),
+            weights={label: _number(frame.info[key], key, frame) for label, key in weight_keys.items() if frame.info.get(key) is not None},
             source=frame.source,
-            **{
-                field: absent if value(field) is None else _number(value(field), getattr(keys, field), frame)
-                for field, absent in optional.items()
-            },
         )
     )
 

@@ -94,13 +94,15 @@ def _read_by_ase(name: str) -> list[Frame]:
 
 
 def _frame(atoms: Atoms, source: str) -> Frame:
-    info, arrays = dict(atoms.info), {key: array for key, array in atoms.arrays.items() if key not in ("numbers", "positions")}
+    info = dict(atoms.info)
+    arrays = {key: array for key, array in atoms.arrays.items() if key not in ("numbers", "positions")}
     for name, value in _results(atoms).items():
         place = arrays if name in PER_ATOM else info
         if name in place and not np.array_equal(place[name], value):
             raise DataError(f"{source or 'atoms'}: {name!r} in the atoms and in their calculator contradict each other.")
         place[name] = value
-    return Frame(atoms.numbers, atoms.positions, np.asarray(atoms.cell), atoms.pbc, info, arrays, source)
+    copies = {key: np.array(array) for key, array in arrays.items()}  # molecular dynamics moves its atoms in place
+    return Frame(atoms.numbers.copy(), atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), info, copies, source)
 
 
 def _results(atoms: Atoms) -> dict[str, Any]:

@@ -17,6 +17,11 @@ DISAGREE = 1e-2  # stress and -virials / volume that differ by more than this pa
 DISAGREE_ABSOLUTE = 1e-4  # eV/Angstrom^3, about 0.016 GPa: rounding of printed labels
 
 
+NO_CELL, OPEN = np.zeros((3, 3)), np.zeros(3, bool)
+NO_CELL.setflags(write=False)  # they are default values, shared by all structures
+OPEN.setflags(write=False)
+
+
 class DataError(ValueError):
     """Input that cannot be used. The message names the file, the frame and the reason."""
 
@@ -26,8 +31,8 @@ class Structure(NamedTuple):
 
     numbers: np.ndarray  # [N] int, atomic numbers
     positions: np.ndarray  # [N, 3] Angstrom
-    cell: np.ndarray = np.zeros((3, 3))  # [3, 3] Angstrom, rows are lattice vectors, zero where there is none
-    pbc: np.ndarray = np.zeros(3, bool)  # [3] bool
+    cell: np.ndarray = NO_CELL  # [3, 3] Angstrom, rows are lattice vectors, zero where there is none
+    pbc: np.ndarray = OPEN  # [3] bool
     energy: float = math.nan  # eV, total
     forces: np.ndarray | None = None  # [N, 3] eV/Angstrom, NaN where a component is missing
     stress: np.ndarray | None = None  # [3, 3] eV/Angstrom^3, ASE's sign

@@ -80,12 +80,24 @@ def test_what_the_good_file_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [GOOD.replace("\n", "\r\n"), "\ufeff" + GOOD, GOOD.rstrip("\n"), GOOD + "\n\n", GOOD.replace("Si ", "SI "), GOOD.replace(" ", "  ")],
-    ids=["CRLF", "byte order mark", "no last newline", "empty lines at the end", "symbol in capitals", "wide spaces"],
+    [GOOD.replace("\n", "\r\n"), "\ufeff" + GOOD, GOOD + "\n\n", GOOD.replace("Si ", "SI "), GOOD.replace(" ", "  ")],
+    ids=["CRLF", "byte order mark", "empty lines at the end", "symbol in capitals", "wide spaces"],
 )
 def test_harmless_variations(text: str, tmp_path: Path) -> None:
     (structure,) = read(write_text(tmp_path, text))
     assert structure.energy == -1.5 and structure.numbers.tolist() == [14, 14]
+
+
+def test_last_line_without_end_may_be_truncated(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="a.xyz:frame 0: the last line of the file has no end"):
+        (structure,) = read(write_text(tmp_path, GOOD.rstrip("\n")))
+    assert structure.energy == -1.5
+
+
+def test_plain_xyz_file(tmp_path: Path) -> None:
+    """No Properties: symbol and position, whatever may follow them."""
+    (structure,) = read(write_text(tmp_path, "2\nE = -5 [see below\nC 0 0 0 0.5 x\nO 0 0 1.1 -0.5 y\n"), need_labels=False)
+    assert structure.numbers.tolist() == [6, 8] and structure.positions[1, 2] == 1.1 and not structure.pbc.any()
 
 
 def test_empty_line_between_frames_loses_nothing(tmp_path: Path) -> None:

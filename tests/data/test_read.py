@@ -171,6 +171,20 @@ def test_energy_that_is_no_number(value: object) -> None:
             from_atoms(atoms, source="x")
 
 
+def test_structure_does_not_follow_its_atoms() -> None:
+    atoms = crystal(energy=-1.5, forces=FORCES.copy())
+    structure = from_atoms(atoms)
+    atoms.positions += 1
+    atoms.cell[0, 0] = 9
+    atoms.pbc[0] = False
+    atoms.numbers[0] = 1
+    atoms.calc.results["forces"][:] = 7
+    np.testing.assert_array_equal(structure.positions, [[0, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(structure.cell, 4 * np.eye(3))
+    np.testing.assert_array_equal(structure.forces, FORCES)
+    assert structure.pbc.all() and structure.numbers.tolist() == [14, 14]
+
+
 def same(one: Structure, other: Structure) -> None:
     for field, value in one._replace(source="").weights.items():
         assert other.weights[field] == value

@@ -39,7 +39,7 @@ CASES = """
 import numpy as np
 from macejax.data.search import find_pairs
 rng = np.random.default_rng(0)
-for size in ([30, 1e4, 1e4], [30, 1e6, 1e6], [3, 2000, 2000], [1e5, 20, 1e5], [30, 1e3, 1e7], [5, 1e5, 7], [1e4, 1e4, 1e4]):
+for size in ([30, 1e4, 1e4], [30, 1e5, 1e5], [3, 2000, 2000], [1e5, 20, 1e5], [30, 1e3, 1e7], [5, 1e5, 7], [1e4, 1e4, 1e4]):
     for pbc in ([0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 1]):
         positions = rng.uniform(0, 1, (500, 3)) * size
         find_pairs(positions, np.diag(size) + 0.1, np.array(pbc, bool), 4.0)
