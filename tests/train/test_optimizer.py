@@ -85,6 +85,21 @@ def test_amsgrad_of_optax_is_another_one():
     assert np.all(updates[0] > 1.2 * updates[1])
 
 
+@pytest.mark.x32
+@pytest.mark.parametrize("kind", ["amsgrad", "adam", "amsgradw", "adamw", "schedulefree"])
+def test_float32_parameters_have_float32_updates(kind):
+    """With x64 on and off."""
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), start())
+    optimizer = make_optimizer(OptimizerConfig(kind=kind, schedule=CONSTANT), params, 1)
+    state = optimizer.init(params)
+    updates, after = optimizer.update(params, state, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {np.dtype(np.float32)}
+    assert [leaf.dtype for leaf in jax.tree.leaves(after)] == [leaf.dtype for leaf in jax.tree.leaves(state)]
+    moved = optax.apply_updates(params, updates)
+    change = np.concatenate([np.abs(a - b).ravel() for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(params), strict=True)])
+    np.testing.assert_allclose(change, 0.01, rtol=1e-4)  # the first step of Adam is the learning rate
+
+
 def test_only_the_matrices_that_mace_decays():
     tree = {
         "params": {

@@ -162,6 +162,21 @@ def test_one_program_whatever_the_host_does_between_steps(setting):
     np.testing.assert_allclose(info["learning_rate"], 1e-3)
 
 
+@pytest.mark.x32
+def test_float32_stays_float32():
+    """With x64 on and off: no leaf of the state changes its type, and the loss is that of the parameters."""
+    params = init_params(dtype=np.float32)
+    optimizer = make_optimizer(OptimizerConfig(schedule=ScheduleConfig(kind="cosine")), params, 3, 5)
+    state = init_state(params, optimizer, ema=True)
+    types = jax.tree.map(lambda x: x.dtype, state)
+    step = make_train_step(site_energy, loss_terms(LossConfig(kind="universal")), optimizer, ema_decay=0.99, num_devices=1)
+    batch = sharded(graphs(structures(3)), 1, dtype=np.float32)
+    state, first = step(state, batch)
+    state, info = step(state, batch)
+    assert jax.tree.map(lambda x: x.dtype, state) == types
+    assert info["loss"].dtype == np.float32 and bool(info["finite"]) and float(info["loss"]) < float(first["loss"])
+
+
 def test_moving_average_must_be_meant(setting):
     optimizer, step, batch = setting
     with pytest.raises(ValueError, match="belong together"):

@@ -6,28 +6,32 @@ import jax
 import numpy as np
 import pytest
 
-from macejax.config import LossConfig
+from macejax.config import LossConfig, ModelConfig
+from macejax.data.batch import batch, capacity_for
+from macejax.data.graph import build_graphs
+from macejax.model.mace import build, init_model
 from macejax.potential import predict
 from macejax.train.loss import Loss, combine, loss_terms
 from macejax.train.step import loss_and_gradient
-from tests.train.toy import init_params, largest_difference, one_batch, site_energy, structures
+from tests.train.toy import ELEMENTS, init_params, largest_difference, one_batch, site_energy, structures
 
 SAME_GRADIENT = 1e-12  # relative to the largest entry of each array, float64
 
 
-def reverse_over_reverse(potential, loss, params, batch):
+def reverse_over_reverse(potential, loss, params, graph):
     """Loss and gradient as one would write them down, for reference."""
 
     def value(params):
-        terms = loss.terms(predict(potential, params, batch), batch)
+        terms = loss.terms(predict(potential, params, graph), graph)
         return combine(loss, {t: pair[0] for t, pair in terms.items()}, {t: pair[1] for t, pair in terms.items()})[0]
 
     return jax.value_and_grad(value)(params)
 
 
-def compare(potential, loss, params, batch):
-    result = jax.jit(lambda p, b: loss_and_gradient(potential, loss, p, b)[::2])(params, batch)
-    expected = jax.jit(lambda p, b: reverse_over_reverse(potential, loss, p, b))(params, batch)
+def compare(potential, loss, params, graph):
+    fast = {"xla_backend_optimization_level": 0}  # half the time to compile
+    result = jax.jit(lambda p, b: loss_and_gradient(potential, loss, p, b)[::2], compiler_options=fast)(params, graph)
+    expected = jax.jit(lambda p, b: reverse_over_reverse(potential, loss, p, b), compiler_options=fast)(params, graph)
     np.testing.assert_allclose(result[0], expected[0], rtol=SAME_GRADIENT)
     assert max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected[1])) > 1e-3
     assert largest_difference(result[1], expected[1]) < SAME_GRADIENT
@@ -47,13 +51,30 @@ def test_equals_reverse_over_reverse(kind):
 
 def test_structures_that_are_not_finite_are_named():
     found = structures(3)
-    batch = one_batch(found)
+    made = one_batch(found)
     loss = loss_terms(LossConfig())
-    suspects = jax.jit(lambda batch: loss_and_gradient(site_energy, loss, init_params(), batch).suspects)
-    assert suspects(batch).tolist() == [-1, -1, -1, -1]
-    huge = np.where(batch.nodes["graph"][:, None] == 1, 1e200, batch.nodes["forces"])
-    assert suspects(batch._replace(nodes=batch.nodes | {"forces": huge})).tolist() == [-1, 1, -1, -1]
-    energy = np.where(np.arange(4) == 2, np.inf, batch.globals["energy"])
-    assert suspects(batch._replace(globals=batch.globals | {"energy": energy})).tolist() == [-1, -1, 2, -1]
-    lost = np.where(batch.nodes["graph"][:, None] == 0, np.nan, batch.nodes["positions"])
-    assert suspects(batch._replace(nodes=batch.nodes | {"positions": lost})).tolist() == [0, -1, -1, -1]
+    suspects = jax.jit(lambda graph: loss_and_gradient(site_energy, loss, init_params(), graph).suspects)
+    assert suspects(made).tolist() == [-1, -1, -1, -1]
+    huge = np.where(made.nodes["graph"][:, None] == 1, 1e200, made.nodes["forces"])
+    assert suspects(made._replace(nodes=made.nodes | {"forces": huge})).tolist() == [-1, 1, -1, -1]
+    energy = np.where(np.arange(4) == 2, np.inf, made.globals["energy"])
+    assert suspects(made._replace(globals=made.globals | {"energy": energy})).tolist() == [-1, -1, 2, -1]
+    lost = np.where(made.nodes["graph"][:, None] == 0, np.nan, made.nodes["positions"])
+    assert suspects(made._replace(nodes=made.nodes | {"positions": lost})).tolist() == [0, -1, -1, -1]
+
+
+def test_equals_reverse_over_reverse_for_mace():
+    config = ModelConfig(
+        elements=ELEMENTS,
+        e0s=(0.0, 0.0, 0.0),
+        cutoff=3.0,
+        hidden_irreps="2x0e + 2x1o",
+        l_max=1,
+        correlation=2,
+        radial_mlp=(4,),
+        readout_irreps="2x0e",
+        avg_num_neighbors=10.0,
+    )
+    graphs = build_graphs(structures(2), ELEMENTS, config.cutoff)
+    params = init_model(config, jax.random.key(0), np.float64).params
+    compare(build(config).apply, every_square(), params, batch(graphs, capacity_for(graphs), np.float64))
