@@ -1,12 +1,12 @@
 """Coupling coefficients: tensor-product paths, and the polynomials of the symmetric contraction.
 
-The product basis of MACE (Batatia et al., NeurIPS 2022, eq. 10) contracts nu copies of one feature with generalised Clebsch-Gordan coefficients.
-The copies are equal, so each path is a homogeneous polynomial of degree nu; it is built as one, monomial by monomial, and the dense tensor with
-its (l_max + 1)^(2 nu) entries per path never exists.
+The product basis of MACE (Batatia et al., NeurIPS 2022, eq. 10) contracts nu copies of one feature with generalised Clebsch-Gordan
+coefficients. The copies are equal, so each path is a homogeneous polynomial of degree nu; it is built as one, monomial by monomial, and
+the dense tensor with its (l_max + 1)^(2 nu) entries per path never exists.
 
-Two bases span the same polynomials. `full` has one path per coupling tree, in the order and with the signs of mace-torch, so that its weights fit
-column by column. `reduced` is an orthonormal basis of their span (rank 8, 12, 14 instead of 23, 51, 65 for l_max 3, degree 3, L = 0, 1, 2);
-`projection` folds weights of the former onto the latter exactly. Computations always use the reduced one.
+Two bases span the same polynomials. `full` has one path per coupling tree, in the order and with the signs of mace-torch, so that its
+weights fit column by column. `reduced` is an orthonormal basis of their span (rank 8, 12, 14 instead of 23, 51, 65 for l_max 3, degree 3,
+L = 0, 1, 2); `projection` folds weights of the former onto the latter exactly. Computations always use the reduced one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 from macejax.ops.contraction import monomials
 from macejax.ops.convolution import Path
 
-# Degrees l1 l2 l3, one hexadecimal digit each, for which the Wigner 3j symbol of e3nn 0.4.4 (which every mace-torch model uses) has the opposite
-# sign of e3nn-jax's. All have odd l1 + l2 + l3; complete for degrees up to 11.
+# Degrees l1 l2 l3, one hexadecimal digit each, for which the Wigner 3j symbol of e3nn 0.4.4 (which every mace-torch model uses) has the
+# opposite sign of e3nn-jax's. All have odd l1 + l2 + l3; complete for degrees up to 11.
 _OPPOSITE_SIGN = frozenset(
-    """122 133 144 155 166 177 188 199 1aa 1bb 212 221 313 331 346 357 364 368 375 379 386 38a 397 39b 3a8 3b9 414 436 441 445 454 456 463 465
-    467 476 478 487 489 498 49a 4a9 4ab 4ba 515 537 544 546 551 555 564 566 56a 573 577 57b 588 599 5a6 5aa 5b7 5bb 616 634 638 643 645 647 654
-    656 65a 661 665 669 674 67a 683 68b 696 6a5 6a7 6b8 717 735 739 746 748 753 757 75b 764 76a 771 775 779 784 78a 793 797 79b 7a6 7a8 7b5 7b9
-    818 836 83a 847 849 858 863 86b 874 87a 881 885 889 894 898 89a 8a3 8a7 8a9 8ab 8b6 8ba 919 937 93b 948 94a 959 966 973 977 97b 984 988 98a
-    991 995 999 9a4 9a8 9aa 9b3 9b7 9bb a1a a38 a49 a4b a56 a5a a65 a67 a76 a78 a83 a87 a89 a8b a94 a98 a9a aa1 aa5 aa9 ab4 ab8 b1b b39 b4a b57
-    b5b b68 b75 b79 b86 b8a b93 b97 b9b ba4 ba8 bb1 bb5 bb9""".split()
+    """122 133 144 155 166 177 188 199 1aa 1bb 212 221 313 331 346 357 364 368 375 379 386 38a 397 39b 3a8 3b9 414 436 441 445 454 456 463
+    465 467 476 478 487 489 498 49a 4a9 4ab 4ba 515 537 544 546 551 555 564 566 56a 573 577 57b 588 599 5a6 5aa 5b7 5bb 616 634 638 643
+    645 647 654 656 65a 661 665 669 674 67a 683 68b 696 6a5 6a7 6b8 717 735 739 746 748 753 757 75b 764 76a 771 775 779 784 78a 793 797
+    79b 7a6 7a8 7b5 7b9 818 836 83a 847 849 858 863 86b 874 87a 881 885 889 894 898 89a 8a3 8a7 8a9 8ab 8b6 8ba 919 937 93b 948 94a 959
+    966 973 977 97b 984 988 98a 991 995 999 9a4 9a8 9aa 9b3 9b7 9bb a1a a38 a49 a4b a56 a5a a65 a67 a76 a78 a83 a87 a89 a8b a94 a98 a9a
+    aa1 aa5 aa9 ab4 ab8 b1b b39 b4a b57 b5b b68 b75 b79 b86 b8a b93 b97 b9b ba4 ba8 bb1 bb5 bb9""".split()
 )
 _MAX_DEGREE = 11
 # Singular paths of a homogeneous polynomial basis are zero to rounding; the smallest independent remainder met is about 0.05.

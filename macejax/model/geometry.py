@@ -9,7 +9,8 @@ import jraph
 
 from macejax.ops.gather import gather_neighbors
 
-# Atoms closer than this (Angstrom) count as coincident: length 0 and no direction. Below it the third derivative of a length overflows float32.
+# Atoms closer than this (Angstrom) count as coincident: length 0 and no direction. Below it the third derivative of a length overflows
+# float32.
 _COINCIDENT = 1e-6
 
 
@@ -34,19 +35,19 @@ def sum_per_graph(x: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
     A structure with a non-finite term sums to NaN and leaves the others untouched, which a plain product (0 * NaN) would not.
     """
     num_graphs = graph.n_node.shape[0]
-    member = ((graph.nodes["graph"] == jnp.arange(num_graphs)[:, None]) & graph.nodes["mask"]).astype(x.dtype)  # [G, N]
+    member = ((graph.nodes["graph"] == jnp.arange(num_graphs, dtype=jnp.int32)[:, None]) & graph.nodes["mask"]).astype(x.dtype)  # [G, N]
     flat = x.reshape(x.shape[0], -1)
     finite = jnp.isfinite(flat)
     total = jnp.matmul(member, jnp.where(finite, flat, 0), precision=jax.lax.Precision.HIGHEST)
-    spoilt = jnp.matmul(member, (~finite).astype(x.dtype))
+    spoilt = jnp.matmul(member, (~finite).astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
     return jnp.where(spoilt > 0, jnp.nan, total).reshape((num_graphs,) + x.shape[1:])
 
 
 def safe_norm(vectors: jax.Array) -> jax.Array:
     """Length of vectors [..., 3], with finite derivatives (zero) of every order where atoms coincide."""
     squared = jnp.sum(vectors**2, axis=-1)
-    apart = squared > _COINCIDENT**2
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    coincident = squared <= _COINCIDENT**2  # False for NaN, which must not pass for a length
+    return jnp.where(coincident, 0, jnp.sqrt(jnp.where(coincident, 1, squared)))
 
 
 def spherical_harmonics(vectors: jax.Array, lengths: jax.Array, l_max: int) -> jax.Array:
@@ -54,7 +55,7 @@ def spherical_harmonics(vectors: jax.Array, lengths: jax.Array, l_max: int) -> j
 
     Component normalisation, |Y_l|^2 = 2l + 1, and e3nn's order of axes: Y_1 = sqrt(3) (x, y, z) / r. Degrees above 0 vanish where r = 0.
     """
-    apart = (lengths > 0)[..., None]
-    directions = jnp.where(apart, vectors / jnp.where(apart, lengths[..., None], 1), 0)
+    coincident = (lengths == 0)[..., None]
+    directions = jnp.where(coincident, 0, vectors / jnp.where(coincident, 1, lengths[..., None]))
     irreps = e3nn.Irreps.spherical_harmonics(l_max)
     return e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", directions), normalize=False, normalization="component").array

@@ -4,8 +4,8 @@ A block is a Flax module made as `Block(irreps_in, irreps_out, options)` and cal
 
     message, skip = block(h, edges, species)
 
-`h` is `Features`, `message` [N, (l_max + 1)^2, K], `skip` [N, D of irreps_out, K] or None, which the product adds. Write your own by keeping that
-signature, and pass it to `macejax.model.mace.build` or add it to the dictionary there.
+`h` is `Features`, `message` [N, (l_max + 1)^2, K], `skip` [N, D of irreps_out, K] or None, which the product adds. Write your own by
+keeping that signature, and pass it to `macejax.model.mace.build` or add it to the dictionary there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class RealAgnostic(nn.Module):
 
 
 class RealAgnosticResidual(nn.Module):
-    """mace-torch's RealAgnosticResidualInteractionBlock: the skip connection is a linear map of the features chosen by the atom's element."""
+    """mace-torch's RealAgnosticResidualInteractionBlock: the skip connection is a linear map of the features chosen by the atom's
+    element.
+    """
 
     irreps_in: str
     irreps_out: str

@@ -66,7 +66,9 @@ class SpeciesLinear(nn.Module):
 
     @nn.compact
     def __call__(self, blocks: dict[str, jax.Array], species: Species, per_species: bool = False) -> jax.Array:
-        """Blocks {irrep: [N, 2l+1, K_in]} -> [N, D, channels]; with `per_species`, axis 0 of the blocks runs over the model's elements [Z]."""
+        """Blocks {irrep: [N, 2l+1, K_in]} -> [N, D, channels]; with `per_species`, axis 0 of the blocks runs over the model's elements
+        [Z].
+        """
         outputs = []
         for irrep in self.irreps:
             if irrep not in blocks:

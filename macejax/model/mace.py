@@ -155,7 +155,8 @@ def count_parameters(config: ModelConfig) -> int:
 
 def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> Edges:
     mask = rows(graph.edges["mask"], graph)
-    # Beyond the cutoff, where radial functions vanish with their derivatives; the harmonics are masked too, for blocks whose radial part does not.
+    # Beyond the cutoff, where radial functions vanish with their derivatives; the harmonics are masked too, for blocks whose radial part
+    # does not.
     harmless = jnp.asarray([0.0, 0.0, 2 * config.cutoff], vectors.dtype)
     vectors = jnp.where(mask[..., None], -vectors, harmless)  # MACE's vectors point from sender to receiver
     lengths = safe_norm(vectors)
@@ -168,7 +169,7 @@ def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) ->
 
 def _species(graph: jraph.GraphsTuple, dtype: jnp.dtype) -> Species:
     table = graph.globals["species_table"]
-    return Species(table, (graph.nodes["slot"][:, None] == jnp.arange(table.shape[0])).astype(dtype))
+    return Species(table, (graph.nodes["slot"][:, None] == jnp.arange(table.shape[0], dtype=jnp.int32)).astype(dtype))
 
 
 def _check_irreps(config: ModelConfig) -> None:

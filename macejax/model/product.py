@@ -14,11 +14,13 @@ from macejax.ops.contraction import contract
 
 
 class ProductBasis(nn.Module):
-    """Higher-order features from one message: polynomials of degree 1 to `correlation`, weighted by element (Batatia et al. 2022, eq. 10-11).
+    """Higher-order features from one message: polynomials of degree 1 to `correlation`, weighted by element (Batatia et al. 2022, eq.
+    10-11).
 
     Attributes:
       irreps_out: irreps of the features.
-      basis: "full" holds a weight for every coupling tree, as mace-torch; "reduced" for every independent polynomial. The computation is the same.
+      basis: "full" holds a weight for every coupling tree, as mace-torch; "reduced" for every independent polynomial. The computation is
+      the same.
     """
 
     irreps_out: str

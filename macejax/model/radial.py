@@ -18,13 +18,15 @@ _SERIES_BELOW = 1e-2
 
 
 def bessel(lengths: jax.Array, num: int, cutoff: float) -> jax.Array:
-    """sqrt(2 / r_c) sin(n pi r / r_c) / r for n = 1 ... num (Gasteiger et al. 2020, eq. 7), [..., num]; finite, with its derivatives, at r = 0."""
+    """sqrt(2 / r_c) sin(n pi r / r_c) / r for n = 1 ... num (Gasteiger et al. 2020, eq. 7), [..., num]; finite, with its derivatives, at
+    r = 0.
+    """
     frequency = jnp.asarray([n * math.pi / cutoff for n in range(1, num + 1)], lengths.dtype)
     return math.sqrt(2 / cutoff) * frequency * _sinc(frequency * lengths[..., None])
 
 
 def polynomial_cutoff(lengths: jax.Array, cutoff: float, power: int) -> jax.Array:
-    """Envelope that falls from 1 to 0 at the cutoff with power - 1 continuous derivatives (Gasteiger et al. 2020, eq. 8); 0 beyond."""
+    """Envelope that falls from 1 to 0 with two continuous derivatives at the cutoff (Gasteiger et al. 2020, eq. 8); 0 beyond."""
     p = float(power)
     u = lengths / cutoff
     inside = u < 1

@@ -17,8 +17,8 @@ from macejax.ops.blocks import block_size, map_blocks
 def contract(x: jax.Array, weights: Sequence[jax.Array], member: jax.Array, polynomials: Sequence[dict[int, np.ndarray]]) -> jax.Array:
     """Weighted polynomials of every channel of every atom.
 
-    Every monomial that some polynomial needs is computed once, all polynomials are one constant matrix times the monomials, and the species'
-    weights come last.
+    Every monomial that some polynomial needs is computed once, all polynomials are one constant matrix times the monomials, and the
+    species' weights come last.
 
     Args:
       x: features [N, (l_max + 1)^2, K].

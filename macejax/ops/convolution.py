@@ -11,7 +11,8 @@ For receiver i, path p = (l2 of the neighbour's feature, l1 of the harmonic, l3)
 | h | `h`, [N, D, K] |
 | C | `path.coefficients` |
 
-The sum over neighbours comes first, one batched matrix product per l1; the coupling C, which knows no neighbour, is applied per atom after it.
+The sum over neighbours comes first, one batched matrix product per l1; the coupling C, which knows no neighbour, is applied per atom
+after it.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ def convolve_species(
 ) -> tuple[jax.Array, ...]:
     """The same messages where the neighbour's feature is scalar and depends on its species alone, as in the first layer.
 
-    With h[j] = table[slot_j] and R = hidden_network(radial) @ last, the sum over neighbours runs over the few hidden radial functions and not over
-    K * P products: B[i, s, lm, :] = sum_{j of species s} Y_lm hidden, and A = sum_s table[s] * (B[i, s, lm] @ last). Exact.
+    With h[j] = table[slot_j] and R = hidden_network(radial) @ last, the sum over neighbours runs over the few hidden radial functions and
+    not over K * P products: B[i, s, lm, :] = sum_{j of species s} Y_lm hidden, and A = sum_s table[s] * (B[i, s, lm] @ last). Exact.
 
     Args:
       table: features of the species present [S, K].
@@ -118,7 +119,7 @@ def convolve_species(
     def block(radial: jax.Array, harmonics: jax.Array, slot: jax.Array) -> tuple[jax.Array, ...]:
         atoms, slots = slot.shape
         hidden = hidden_network(radial)
-        member = (slot[..., None] == jnp.arange(num_species)).astype(harmonics.dtype)
+        member = (slot[..., None] == jnp.arange(num_species, dtype=jnp.int32)).astype(harmonics.dtype)
         by_species = (member[..., None] * harmonics[:, :, None]).reshape(atoms, slots, -1)
         summed = jnp.matmul(jnp.swapaxes(by_species, 1, 2), hidden).reshape(atoms, num_species, -1, hidden.shape[-1])
         messages = []

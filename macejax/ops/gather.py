@@ -1,8 +1,8 @@
 """Neighbour gather whose transpose is a gather.
 
 In row form the list of edges is symmetric: slot e = (i, m) of the edge j -> i knows the slot `reverse[e]` of i -> j. The transpose of
-`h[senders]` is therefore "permute the cotangents by `reverse`, sum each row", whose transpose is the gather again; the permutation itself is an
-involution, its own transpose. Three linear primitives, closed under differentiation of any order and mode, and no scatter anywhere.
+`h[senders]` is therefore "permute the cotangents by `reverse`, sum each row", whose transpose is the gather again; the permutation itself
+is an involution, its own transpose. Three linear primitives, closed under differentiation of any order and mode, and no scatter anywhere.
 
 They are primitives because `jax.custom_vjp` forbids forward mode and `jax.custom_derivatives.linear_call` has no batching rule.
 """

@@ -51,8 +51,8 @@ def edge_gradient(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple
 def assemble(node_energy: jax.Array, gradient: jax.Array, graph: jraph.GraphsTuple) -> Prediction:
     """Linear map from node energies [N] and edge gradients [N, M, 3] to a Prediction.
 
-    With r_im the vector of slot m of receiver i and g = dE/dr, the force on i is sum_m g_im - sum_m g_rev(im), since r = x_sender - x_receiver,
-    and dE/d(strain) is the symmetric part of the sum of r (x) g.
+    With r_im the vector of slot m of receiver i and g = dE/dr, the force on i is sum_m g_im - sum_m g_rev(im), since r = x_sender -
+    x_receiver, and dE/d(strain) is the symmetric part of the sum of r (x) g.
     """
     forces = jnp.sum(gradient - reverse_edges(gradient, graph.edges["reverse"]), axis=1)
     per_node = jnp.einsum("nma,nmb->nab", edge_vectors(graph), gradient, precision=jax.lax.Precision.HIGHEST)
@@ -66,8 +66,8 @@ def assemble(node_energy: jax.Array, gradient: jax.Array, graph: jraph.GraphsTup
 def atomic_virials(gradient: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
     """Virial of every atom, [N, 3, 3] (eV), summing to the virial of the structure.
 
-    An edge's share, -(r (x) g), is given half to the receiver and half to the sender, as mace-torch does. Of a message-passing model this is one
-    of many ways to share it, and not the one that makes a heat flux (Langer et al. 2023).
+    An edge's share, -(r (x) g), is given half to the receiver and half to the sender, as mace-torch does. Of a message-passing model this
+    is one of many ways to share it, and not the one that makes a heat flux (Langer et al. 2023).
 
     Args:
       gradient: dE/dr [N, M, 3], from `edge_gradient`.

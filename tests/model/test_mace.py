@@ -1,0 +1,137 @@
+"""The model as a whole: what it accepts, how many parameters it has, and that its fast paths change nothing."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from macejax.config import ModelConfig
+from macejax.data.batch import batch, capacity_for
+from macejax.data.graph import build_graph
+from macejax.model import interaction
+from macejax.model.coupling import polynomials
+from macejax.model.geometry import edge_vectors
+from macejax.model.interaction import RealAgnosticResidual
+from macejax.model.mace import MACE, ScaleShiftMACE, build, count_parameters, init_model
+from macejax.ops import blocks
+from tests.structures import structure
+
+SMALL = dict(elements=(1, 6, 8), e0s=(0.0, 0.0, 0.0), hidden_irreps="4x0e+4x1o", l_max=2, correlation=2, radial_mlp=(8,), cutoff=3.0)
+
+
+def ethanol(dtype=np.float64):
+    graph = build_graph(structure("ethanol"), SMALL["elements"], SMALL["cutoff"])
+    return batch([graph], capacity_for([graph], growth=1.3), dtype)
+
+
+def node_energies(config, params, **own):
+    graph = ethanol()
+    return jax.jit(build(config, **own).apply)(params, edge_vectors(graph), graph)
+
+
+def test_numbers_of_parameters_are_those_of_the_paper():
+    large = dict(hidden_irreps="256x0e+256x1o+256x2e", l_max=3, correlation=3)
+    three, four = dict(elements=(1, 6, 8), e0s=(0.0,) * 3), dict(elements=(1, 6, 7, 8), e0s=(0.0,) * 4)
+    assert count_parameters(ModelConfig(**large, **three, interaction_first="RealAgnosticResidual")) == 2_803_984
+    assert count_parameters(ModelConfig(**large, **four, interaction_first="RealAgnosticResidual")) == 2_983_184
+    assert count_parameters(ModelConfig(**large, **three, interaction_first="RealAgnostic")) == 3_393_808
+
+
+@pytest.mark.parametrize("first", ["RealAgnostic", "RealAgnosticResidual"])
+def test_general_convolution_and_small_blocks_give_the_same_energies(monkeypatch, first):
+    config = ModelConfig(**SMALL, interaction_first=first)
+    params = init_model(config, jax.random.key(0), jnp.float64).params
+    expected = node_energies(config, params)
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", 1)
+    np.testing.assert_allclose(node_energies(config, params), expected, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(interaction, "_MAX_FACTORISED_SPECIES", 0)
+    np.testing.assert_allclose(node_energies(config, params), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_full_weights_fold_onto_the_reduced_basis():
+    full, reduced = (ModelConfig(**SMALL, contraction_basis=basis) for basis in ("full", "reduced"))
+    params = init_model(full, jax.random.key(0), jnp.float64).params
+    folded = jax.tree.map(lambda x: x, params)
+    for name, layer in folded["params"].items():
+        if name.startswith("product"):
+            for irrep, weights in layer["contraction"].items():
+                for nu in weights:
+                    weights[nu] = jnp.einsum("pr,zpk->zrk", polynomials(2, int(nu), irrep).projection, weights[nu])
+    expected_shapes = jax.tree.map(jnp.shape, init_model(reduced, jax.random.key(0)).params)
+    assert jax.tree.map(jnp.shape, folded) == expected_shapes
+    np.testing.assert_allclose(node_energies(reduced, folded), node_energies(full, params), rtol=1e-12)
+
+
+def test_scale_and_shift_and_contributions():
+    config = ModelConfig(**SMALL, scale=1.7, shift=-0.3)
+    params = init_model(config, jax.random.key(0), jnp.float64).params
+    graph = ethanol()
+    vectors, real = edge_vectors(graph), np.asarray(graph.nodes["mask"])
+    layers = ScaleShiftMACE(config).apply(params, vectors, graph, method="contributions")
+    plain = MACE(config).apply(params, vectors, graph)
+    assert layers.shape == (len(real), 2) and np.abs(layers).min(0)[0] == 0
+    np.testing.assert_allclose(layers.sum(-1), plain, rtol=1e-14)
+    np.testing.assert_allclose(ScaleShiftMACE(config).apply(params, vectors, graph)[real], 1.7 * plain[real] - 0.3, rtol=1e-13)
+    np.testing.assert_array_equal(ScaleShiftMACE(config).apply(params, vectors, graph)[~real], 0)
+    assert isinstance(build(config), ScaleShiftMACE) and type(build(config.model_copy(update={"model": "MACE"}))) is MACE
+
+
+def test_species_table_may_hold_any_elements_of_the_model():
+    """A model of many elements computes the same with a table of those present as with a table of all."""
+    config = ModelConfig(**SMALL)
+    params = init_model(config, jax.random.key(0), jnp.float64).params
+    graph = ethanol()
+    full = graph._replace(
+        nodes={**graph.nodes, "slot": graph.nodes["species"]}, globals={**graph.globals, "species_table": np.arange(3, dtype=np.int32)}
+    )
+    permuted = graph._replace(
+        nodes={**graph.nodes, "slot": np.array([2, 0, 1], np.int32)[graph.nodes["species"]]},
+        globals={**graph.globals, "species_table": np.array([1, 2, 0, 1], np.int32)},
+    )
+    expected = build(config).apply(params, edge_vectors(graph), graph)
+    for other in (full, permuted):
+        np.testing.assert_allclose(build(config).apply(params, edge_vectors(other), other), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_an_own_block_takes_the_place_of_a_named_one():
+    class Doubled(RealAgnosticResidual):
+        def __call__(self, h, edges, species):
+            message, skip = super().__call__(h, edges, species)
+            return 2 * message, skip
+
+    config = ModelConfig(**SMALL)
+    params = init_model(config, jax.random.key(0), jnp.float64).params
+    named = node_energies(config, params)
+    assert np.abs(node_energies(config, params, interaction=Doubled) - named).max() > 1e-3
+    np.testing.assert_array_equal(node_energies(config, params, interaction=RealAgnosticResidual), named)
+
+
+@pytest.mark.x32
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_in_is_dtype_out(dtype):
+    if dtype == np.float64 and not jax.config.jax_enable_x64:
+        pytest.skip("x64 is off in this process")
+    config = ModelConfig(**SMALL)
+    params = init_model(config, jax.random.key(0), dtype).params
+    graph = ethanol(dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        energies = jax.jit(build(config).apply)(params, edge_vectors(graph), graph)
+    assert energies.dtype == dtype and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(interaction="Transformer"), "no interaction block is called 'Transformer'.*RealAgnostic"),
+        (dict(hidden_irreps="4x0e+8x1o"), "same number of channels"),
+        (dict(hidden_irreps="4x0e+4x1e"), "natural parity"),
+        (dict(hidden_irreps="4x1o"), "contain 0e"),
+        (dict(hidden_irreps="4x0e+4x1o+4x2e+4x3o"), "beyond l_max 2"),
+        (dict(readout_irreps="4x1o"), "must be scalars"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_a_sentence(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build(ModelConfig(**{**SMALL, **change}))

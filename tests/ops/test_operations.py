@@ -1,0 +1,104 @@
+"""Convolution, contraction and blocks against literal formulae."""
+
+from __future__ import annotations
+
+import functools
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from macejax.model.coupling import convolution_paths, polynomials
+from macejax.ops import blocks
+from macejax.ops.blocks import map_blocks
+from macejax.ops.contraction import contract, monomials
+from macejax.ops.convolution import Edges, convolve, convolve_species
+from tests.ops.test_gather import REVERSE, SENDERS
+
+L_MAX, CHANNELS, HIDDEN = 2, 3, 5
+
+
+def random_edges(num_radial: int = 4) -> Edges:
+    keys = jax.random.split(jax.random.key(3), 2)
+    harmonics = jax.random.normal(keys[0], (*SENDERS.shape, (L_MAX + 1) ** 2))
+    radial = jax.random.normal(keys[1], (*SENDERS.shape, num_radial))
+    return Edges(harmonics, radial, SENDERS, REVERSE, SENDERS % 2)
+
+
+def literal_messages(h, edges, weights, paths):
+    """Sum over neighbours of path coefficient x harmonic x neighbour feature x radial weight, one path at a time, in numpy."""
+    h, harmonics, radial = np.asarray(h), np.asarray(edges.harmonics), np.asarray(weights)
+    outputs: dict[int, list[np.ndarray]] = {}
+    for p, path in enumerate(paths):
+        node, harmonic, out = (e3nn.Irrep(name) for name in (path.node, path.harmonic, path.out))
+        start = sum(2 * l + 1 for l in range(node.l))
+        neighbors = h[np.asarray(SENDERS)][:, :, start : start + node.dim]
+        part = harmonics[:, :, harmonic.l**2 : (harmonic.l + 1) ** 2]
+        outputs.setdefault(out.l, []).append(np.einsum("cab,nma,nmbk,nmk->nck", path.coefficients, part, neighbors, radial[:, :, p]))
+    return [np.concatenate(outputs[l], axis=-1) for l in sorted(outputs)]
+
+
+@pytest.mark.parametrize("block_bytes", [1, 10**9])
+def test_convolution_equals_the_formula(monkeypatch, block_bytes):
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
+    paths = convolution_paths(f"{CHANNELS}x0e+{CHANNELS}x1o", L_MAX)
+    edges, h = random_edges(), jax.random.normal(jax.random.key(5), (7, 4, CHANNELS))
+    matrix = jax.random.normal(jax.random.key(6), (4, len(paths) * CHANNELS))
+    expected = literal_messages(h, edges, (edges.radial @ matrix).reshape(*SENDERS.shape, len(paths), CHANNELS), paths)
+    for ours, literal in zip(convolve(h, edges, lambda x: x @ matrix, paths, L_MAX), expected, strict=True):
+        np.testing.assert_allclose(ours, literal, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 10**9])
+def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, block_bytes):
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
+    paths = convolution_paths(f"{CHANNELS}x0e", L_MAX)
+    edges, table = random_edges(), jax.random.normal(jax.random.key(5), (2, CHANNELS))
+    first = jax.random.normal(jax.random.key(6), (4, HIDDEN))
+    last = jax.random.normal(jax.random.key(7), (HIDDEN, len(paths) * CHANNELS))
+    h = table[jnp.arange(7) % 2][:, None]
+    hidden = functools.partial(lambda w, x: jnp.tanh(x @ w), first)
+
+    def general(table_rows):
+        return convolve(h * 0 + table_rows[jnp.arange(7) % 2][:, None], edges, lambda x: hidden(x) @ last, paths, L_MAX)
+
+    def factorised(table_rows):
+        return convolve_species(table_rows, edges, hidden, last, paths, L_MAX)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), factorised(table), general(table))
+    ours, reference = (jax.jit(jax.jacobian(f))(table) for f in (factorised, general))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-11), ours, reference)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 10**9])
+def test_contraction_equals_the_polynomials_written_out(monkeypatch, block_bytes):
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
+    names, correlation, atoms = ("0e", "1o"), 3, 5
+    basis = [{nu: polynomials(L_MAX, nu, name).reduced for nu in range(1, correlation + 1)} for name in names]
+    x = jax.random.normal(jax.random.key(0), (atoms, (L_MAX + 1) ** 2, CHANNELS))
+    species = np.array([0, 1, 1, 0, 1])
+    weights = [jax.random.normal(jax.random.key(1), (2, sum(len(p) for p in output.values()), CHANNELS)) for output in basis]
+    expected = []
+    for output, weight in zip(basis, weights, strict=True):
+        terms = [np.einsum("rmq,nqk->rnmk", p, np.prod(np.asarray(x)[:, monomials(9, nu)], axis=2)) for nu, p in output.items()]
+        expected.append(np.einsum("rnmk,nrk->nmk", np.concatenate(terms), np.asarray(weight)[species]))
+    ours = contract(x, weights, jax.nn.one_hot(species, 2), basis)
+    np.testing.assert_allclose(ours, np.concatenate(expected, axis=1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_blocks_change_neither_values_nor_derivatives(size):
+    x, y = jax.random.normal(jax.random.key(0), (7, 2)), jax.random.normal(jax.random.key(1), (7, 3))
+
+    def block(a, b):
+        return jnp.sin(a) * jnp.sum(b, axis=-1, keepdims=True), a**2
+
+    def total(a, size):
+        first, second = map_blocks(block, (a, y), size)
+        return jnp.sum(first * second)
+
+    for derivative in (lambda f: f, jax.grad, jax.hessian):
+        ours = jax.jit(derivative(functools.partial(total, size=size)))(x)
+        np.testing.assert_allclose(ours, jax.jit(derivative(functools.partial(total, size=7)))(x), rtol=1e-12, atol=1e-14)
