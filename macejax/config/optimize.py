@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,13 +13,22 @@ class LossConfig(Section):
     """Loss of one stage: a weighted sum of means over the labels that are present (macejax/train/loss.py)."""
 
     kind: Literal["weighted", "ef", "forces_only", "stress", "virials", "huber", "universal", "l1l2"] = Field(
-        "weighted", description="Form of the error; weighted and ef are the squared error of energy per atom and forces."
+        "weighted",
+        description="Form of the error. weighted: squares of energy per atom and forces; ef: the same, weights 1 where none are given.",
     )
     energy_weight: float = Field(1.0, ge=0, description="Weight of the energy term.")
     forces_weight: float = Field(100.0, ge=0, description="Weight of the forces term.")
     stress_weight: float = Field(1.0, ge=0, description="Weight of the stress term (stress, huber, universal).")
     virials_weight: float = Field(1.0, ge=0, description="Weight of the virials term (virials).")
     huber_delta: float = Field(0.01, gt=0, description="Error at which huber and universal turn from square to linear.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ef_weighs_both_alike(cls, values: Any) -> Any:
+        # As mace_run_train, which however ignores the weights that it is given with --loss ef.
+        if isinstance(values, dict) and values.get("kind") == "ef":
+            return {"energy_weight": 1.0, "forces_weight": 1.0, **values}
+        return values
 
 
 class ScheduleConfig(Section):

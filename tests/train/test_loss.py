@@ -198,6 +198,12 @@ def test_a_structure_without_volume_has_no_stress_and_no_nan():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.jit(jax.value_and_grad(value))(init_params())))
 
 
+def test_ef_weighs_both_alike_where_nothing_is_said():
+    assert loss_terms(LossConfig(kind="ef")).weights == {"energy": 1, "forces": 1}
+    assert loss_terms(LossConfig(kind="ef", forces_weight=7)).weights == {"energy": 1, "forces": 7}
+    assert loss_terms(LossConfig()).weights == {"energy": 1, "forces": 100}
+
+
 def test_a_loss_without_weights_is_refused():
     with pytest.raises(ValueError, match="weight 0 on each of its terms"):
         loss_terms(LossConfig(kind="forces_only", forces_weight=0))
