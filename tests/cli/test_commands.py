@@ -1,0 +1,147 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+
+from macejax.cli.main import COMMANDS, main
+from macejax.config import dump_config
+from macejax.data.write import write
+from tests.reliability.tiny import configuration, waters
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Folder of a finished run of `macejax train`."""
+    folder = tmp_path_factory.mktemp("cli")
+    config = configuration(folder, run__epochs=50, stage_two__enabled=False, run__validate_every=2)
+    (folder / "run.yaml").write_text(dump_config(config))
+    write(folder / "test.xyz", waters(5, seed=3))
+    with pytest.raises(SystemExit) as stopped:
+        main(
+            [
+                "train",
+                str(folder / "run.yaml"),
+                "--epochs",
+                "2",
+                "--test",
+                str(folder / "test.xyz"),
+                "--set",
+                "data.batch_size=6",
+                "--quiet",
+            ]
+        )
+    assert not stopped.value.code
+    return folder
+
+
+def test_help_is_quick_and_lists_the_commands():
+    code = "import sys; from macejax.cli.main import main\ntry: main(['--help'])\nfinally: print('heavy', sorted({'jax', 'numpy', 'ase'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "heavy []" in done.stdout and all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(capsys, name):
+    code, out, _ = run(capsys, name, "--help")
+    assert code == 0 and f"Usage: macejax {name}" in out
+
+
+def test_flags_and_set_reach_the_run(trained):
+    text = (trained / "tiny" / "config.yaml").read_text()
+    assert "epochs: 2" in text and "batch_size: 6" in text and (trained / "tiny" / "tiny.mace").exists()
+
+
+def test_the_report_stands_alone(trained):
+    page = (trained / "tiny" / "report.html").read_text()
+    assert "http" not in page and "<script" not in page and page.count("data:image/png;base64,") == 2
+    for part in ("MAE F meV/Å", "test: odd", "learning_rate: 0.01", "isolated atoms"):
+        assert part in page
+
+
+def test_info_describes_models_and_data(trained, capsys):
+    code, out, _ = run(capsys, "info", trained / "tiny" / "tiny.mace")
+    assert code == 0 and "H (-1 eV), O (-8 eV)" in out and "float64" in out
+    code, out, _ = run(capsys, "info", trained / "tiny" / "tiny.mace", "--json")
+    assert json.loads(out)["config"]["elements"] == [1, 8]
+    code, out, _ = run(capsys, "info", trained / "water.xyz")
+    assert code == 0 and "22, 3 to 3 atoms, 0 periodic" in out and "even (8), odd (14)" in out
+
+
+def test_evaluate_writes_predictions_and_the_table(trained, tmp_path, capsys):
+    arguments = ("evaluate", trained / "tiny" / "tiny.mace", trained / "test.xyz", "--output", tmp_path / "out.xyz")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0 and "all: odd" in out
+    frames = ase.io.read(tmp_path / "out.xyz", ":")
+    error = np.mean([abs(frame.info["MACE_energy"] - frame.info["REF_energy"]) / 3 for frame in frames])
+    forces = np.mean([np.abs(frame.arrays["MACE_forces"] - frame.arrays["REF_forces"]) for frame in frames])
+    row = next(line.split() for line in out.splitlines() if line.startswith("all "))
+    assert float(row[2]) == pytest.approx(1000 * error, rel=1e-3) and float(row[4]) == pytest.approx(1000 * forces, rel=1e-3)
+    final = [json.loads(line) for line in (trained / "tiny" / "metrics.jsonl").read_text().splitlines() if '"subset": "test"' in line]
+    assert final[0]["errors"]["all"]["forces"]["mae"] == pytest.approx(forces, rel=1e-9)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "exists already" in err
+
+
+def test_evaluate_agrees_with_the_calculator(trained, tmp_path, capsys):
+    from macejax.simulate import Calculator
+
+    run(capsys, "evaluate", trained / "tiny" / "tiny.mace", trained / "test.xyz", "--output", tmp_path / "out.xyz")
+    frame = ase.io.read(tmp_path / "out.xyz", 2)
+    predicted = frame.info["MACE_energy"], frame.arrays["MACE_forces"]
+    frame.calc = Calculator(trained / "tiny" / "tiny.mace")
+    assert frame.get_potential_energy() == pytest.approx(predicted[0], abs=1e-9)
+    np.testing.assert_allclose(frame.get_forces(), predicted[1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("trian",), 2, "train"),
+        (("train",), 2, "no training file is named"),
+        (("train", "--train", "absent.xyz", "--set", "run.seeed=1"), 2, "did you mean 'seed'"),
+        (("info", "absent.mace"), 1, "absent.mace"),
+        (("evaluate", "absent.mace", "absent.xyz"), 1, "absent.mace"),
+        (("config", "absent.yaml"), 2, "there is no configuration file absent.yaml"),
+        (("info", __file__), 1, "ASE cannot read it"),
+    ],
+    ids=str,
+)
+def test_errors_are_one_sentence(capsys, monkeypatch, tmp_path, arguments, code, sentence):
+    monkeypatch.chdir(tmp_path)
+    found, _, err = run(capsys, *arguments)
+    assert found == code and sentence in err and "Traceback" not in err
+
+
+def test_debug_prints_the_traceback(capsys):
+    code, _, err = run(capsys, "info", "absent.mace", "--debug")
+    assert code == 1 and "Traceback" in err
+
+
+def test_a_wrong_file_of_data_stops_the_training_with_its_name(capsys, tmp_path):
+    (tmp_path / "bad.xyz").write_text("3\nREF_energy=1\nH 0 0 0\n")
+    code, _, err = run(capsys, "train", "--train", tmp_path / "bad.xyz", "--set", f"run.directory={tmp_path}")
+    assert code == 1 and "bad.xyz" in err and "Traceback" not in err
+
+
+def test_config_prints_a_template_and_completes_a_file(capsys, tmp_path):
+    code, out, _ = run(capsys, "config")
+    assert code == 0 and "# Learning rate." in out
+    (tmp_path / "run.yaml").write_text("data: {train: a.xyz}")
+    code, out, _ = run(capsys, "config", tmp_path / "run.yaml", "--set", "run.seed=7")
+    assert code == 0 and "seed: 7" in out

@@ -1,0 +1,113 @@
+"""Configuration: YAML in and out, overrides, and the sentences of what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from macejax.config import ConfigError, ModelSection, TrainConfig, dump_config, load_config, parse_overrides, template
+from macejax.config.text import option_names
+
+TRAIN = {"data.train": "a.xyz"}
+
+
+def test_the_template_is_the_defaults_and_explains_every_option():
+    text = template()
+    values = yaml.safe_load(text)
+    values["data"]["train"] = "a.xyz"
+    assert TrainConfig.model_validate(values) == load_config(None, TRAIN)
+    lines = text.splitlines()
+    for name in option_names():
+        place = next(number for number, line in enumerate(lines) if line.strip().startswith(name.rsplit(".", 1)[-1] + ":"))
+        assert lines[place - 1].strip().startswith("# "), name
+
+
+def test_what_is_written_reads_the_same(tmp_path):
+    config = load_config(None, TRAIN | {"data.e0s": {1: -13.6, "O": -430.0}, "model.elements": ["O", 1], "optimizer.clip_norm": None})
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    again = load_config(tmp_path / "run.yaml")
+    assert again == config and again.model.elements == (1, 8) and again.data.train == ("a.xyz",) and again.optimizer.clip_norm is None
+
+
+def test_overrides_win_and_are_yaml(tmp_path):
+    (tmp_path / "run.yaml").write_text("data: {train: a.xyz, batch_size: 3}\noptimizer: {learning_rate: 1e-3}\n")
+    overrides = parse_overrides(["data.batch_size=7", "model.radial_mlp=[8, 8]", "data.e0s={H: -13.6}", "run.ema_decay=null"])
+    config = load_config(tmp_path / "run.yaml", overrides)
+    assert (config.data.batch_size, config.model.radial_mlp, config.data.e0s) == (7, (8, 8), {"H": -13.6})
+    assert config.optimizer.learning_rate == 1e-3 and config.run.ema_decay is None
+
+
+def test_defaults_are_those_of_mace_run_train():
+    config = load_config(None, TRAIN)
+    model = config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=9.0, scale=2.0, shift=3.0)
+    assert (model.cutoff, model.num_bessel, model.cutoff_power, model.l_max, model.correlation) == (5.0, 8, 5, 3, 3)
+    assert (model.hidden_irreps, model.num_interactions, model.radial_mlp, model.gate) == ("128x0e + 128x1o", 2, (64, 64, 64), "silu")
+    # --model MACE is a ScaleShiftMACE with a first block of its own and no shift
+    assert (model.model, model.interaction_first, model.scale, model.shift) == ("ScaleShiftMACE", "RealAgnostic", 2.0, 0.0)
+    assert (config.loss.energy_weight, config.loss.forces_weight, config.optimizer.kind, config.optimizer.weight_decay) == (
+        1,
+        100,
+        "amsgrad",
+        5e-7,
+    )
+    assert (config.data.batch_size, config.data.valid_fraction, config.run.seed, config.run.ema_decay) == (10, 0.1, 123, None)
+
+
+def test_channels_and_degree_name_the_irreps():
+    def irreps(**options) -> str:
+        return ModelSection(**options).resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0).hidden_irreps
+
+    assert (
+        irreps(num_channels=16, max_L=2) == "16x0e + 16x1o + 16x2e"
+        and irreps(max_L=0) == "128x0e"
+        and irreps(hidden_irreps="4x0e") == "4x0e"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"data.trian": 1}, "data: unknown key 'trian'.*did you mean 'train'"),
+        ({"batch_size": 3}, "unknown key 'batch_size': did you mean data.batch_size"),
+        ({"modle.cutoff": 3}, "unknown key 'modle'.*did you mean 'model'"),
+        ({"optimizer.learning_rate": -1}, "optimizer.learning_rate: .*greater than 0.*-1"),
+        ({"optimizer.kind": "sgd"}, "optimizer.kind: .*'amsgrad'.*'sgd'"),
+        ({"model.correlation": 7}, "correlation must be from 1 to 4, not 7"),
+        ({"model.hidden_irreps": "4x0e", "model.max_L": 1}, "either hidden_irreps, or num_channels and max_L"),
+        ({"model.elements": ["Xx"]}, "'Xx' is no element"),
+        ({"data.e0s": {"Xx": 1.0}}, "'Xx' is no element"),
+        ({"run.name": "../elsewhere"}, "cannot name a file"),
+        ({"stage_two.enabled": True, "stage_two.start": 5, "run.epochs": 5}, "would never begin"),
+        ({"data.train": None}, "no training file is named"),
+        ({"data.config_type_weights": {"slab": -1.0}}, "weight of slab is negative"),
+        ({"run.name": "y", "run.name.x": 1}, "name is not a section"),
+        ({"optimizer.kind": "schedulefree"}, "schedulefree takes no plateau schedule"),
+    ],
+    ids=str,
+)
+def test_refused_with_a_sentence(overrides, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(None, TRAIN | overrides)
+
+
+def test_files_that_are_no_configuration_are_refused(tmp_path):
+    for content, sentence in (
+        ("a: [", "cannot be read as YAML"),
+        ("- 1", "holds no options"),
+        ("run: {seed: 1, seed: 2}", "'seed' stands twice"),
+    ):
+        (tmp_path / "run.yaml").write_text(content)
+        with pytest.raises(ConfigError, match=sentence):
+            load_config(tmp_path / "run.yaml")
+    with pytest.raises(ConfigError, match="there is no configuration file"):
+        load_config(tmp_path / "absent.yaml")
+    for assignment in ("model.cutoff", "=3", "model.cutoff=["):
+        with pytest.raises(ConfigError):
+            parse_overrides([assignment])
+
+
+def test_yaml_runs_no_code(tmp_path):
+    (tmp_path / "run.yaml").write_text(f"data: !!python/object/apply:os.mkdir ['{tmp_path}/made']")
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "run.yaml")
+    assert not (tmp_path / "made").exists()
