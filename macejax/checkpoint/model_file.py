@@ -128,7 +128,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _refuse_other_formats(path: Path, content: bytes) -> None:
-    if content[:1] == b"\x80" or content[:4] == b"PK\x03\x04":
+    # The first byte alone does not tell: a safetensors file begins with the length of its header, whose low byte may be 0x80 too.
+    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:4] == b"PK\x03\x04"):
         raise ModelFileError(
             f"{path} is a pickle or a torch file, which is a program: macejax does not open it. A macejax model file is wanted."
         )

@@ -18,6 +18,7 @@ from macejax.data.read import from_atoms
 from macejax.model.geometry import edge_vectors
 from macejax.model.mace import Model, build
 from macejax.potential import Prediction, predict
+from macejax.potential.hessian import hessian as second_derivatives
 
 # Holds every structure of reference.STRUCTURES, so that a model is compiled once; with padding atoms and a padding structure.
 CAPACITY = Capacity(nodes=10, slots=32, graphs=2, species=3)
@@ -25,26 +26,23 @@ CAPACITY = Capacity(nodes=10, slots=32, graphs=2, species=3)
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+Answer = Callable[[ase.Atoms], dict[str, np.ndarray]]
+
+
 def to_graph(atoms: ase.Atoms, model: Model) -> Graph:
     return build_graph(from_atoms(atoms), model.config.elements, model.config.cutoff)
 
 
-def evaluator(model: Model, capacity: Capacity = CAPACITY, *, hessian: bool = True) -> Callable[[ase.Atoms], dict[str, np.ndarray]]:
+def evaluator(model: Model, capacity: Capacity = CAPACITY, *, hessian: bool = True) -> Answer:
     """A function from atoms to the quantities of `reference.evaluate`, in float64."""
     module = build(model.config)
     params = jax.tree.map(jnp.asarray, model.params)
 
     @quick_jit
     def compute(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array, jax.Array]:
-        def forces(positions: jax.Array) -> tuple[jax.Array, Prediction]:
-            prediction = predict(module.apply, params, graph._replace(nodes={**graph.nodes, "positions": positions}))
-            return prediction.forces, prediction
-
         layers = module.apply(params, edge_vectors(graph), graph, method="contributions")
-        if not hessian:
-            return forces(graph.nodes["positions"])[1], layers, jnp.zeros(())
-        second, prediction = jax.jacfwd(forces, has_aux=True)(graph.nodes["positions"])
-        return prediction, layers, -second
+        second = second_derivatives(module.apply, params, graph) if hessian else jnp.zeros(())
+        return predict(module.apply, params, graph), layers, second
 
     def answer(atoms: ase.Atoms) -> dict[str, np.ndarray]:
         graph = to_graph(atoms, model)

@@ -1,0 +1,35 @@
+"""Parity without torch: models and answers that tests/fixtures/make.py froze."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import ase
+import numpy as np
+import pytest
+
+from macejax.checkpoint.model_file import load_model
+from tests.parity import ours
+from tests.parity.compare import assert_same_answer
+
+FOLDER = Path(__file__).resolve().parents[1] / "fixtures"
+CASES = sorted(path.stem for path in FOLDER.glob("parity_*.npz"))
+
+
+@functools.cache
+def answer_of(case: str) -> ours.Answer:
+    return ours.evaluator(load_model(FOLDER / f"{case}.mace"))
+
+
+@pytest.mark.parametrize("structure", ["molecule", "crystal", "tial", "slab"])
+@pytest.mark.parametrize("case", CASES)
+def test_frozen_answers_of_mace_torch(case: str, structure: str) -> None:
+    frozen = np.load(FOLDER / f"{case}.npz")
+    known = {name.split("/")[1]: frozen[name] for name in frozen.files if name.startswith(f"{structure}/")}
+    atoms = ase.Atoms(known["numbers"], known["positions"], cell=known["cell"], pbc=known["pbc"])
+    assert_same_answer(answer_of(case)(atoms), known, periodic=bool(atoms.pbc.all()))
+
+
+def test_there_are_frozen_answers() -> None:
+    assert len(CASES) == 4
