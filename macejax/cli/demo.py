@@ -14,7 +14,7 @@ def command(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Change an option of the training run: section.option=value.")
     ] = None,
-    md_steps: Annotated[int, typer.Option(min=100, help="Steps of 0.5 fs of the simulation.")] = 10000,
+    md_steps: Annotated[int, typer.Option(min=100, help="Steps of 0.25 fs of the simulation.")] = 20000,
 ) -> None:
     """Train on the bundled ethanol, test on a trajectory never seen, simulate 5 ps. Exits with 1 where the result is not good enough."""
     from macejax.cli.process import set_up_jax

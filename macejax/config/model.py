@@ -113,7 +113,7 @@ class ModelSection(Section):
     @field_validator("avg_num_neighbors", "scale")
     @classmethod
     def _positive(cls, value: float | str) -> float | str:
-        if value != "auto" and value <= 0:
+        if not isinstance(value, str) and value <= 0:
             raise ValueError(f"must be positive or auto, not {value}.")
         return value
 

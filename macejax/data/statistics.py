@@ -50,7 +50,7 @@ def e0s_from_isolated(structures: Sequence[Structure]) -> dict[int, float]:
     return e0s
 
 
-def e0s_from_table(table: Mapping[int | str, float]) -> dict[int, float]:
+def e0s_from_table(table: Mapping[int, float] | Mapping[str, float]) -> dict[int, float]:
     """Atomic number -> energy (eV) from a table whose keys are atomic numbers or symbols.
 
     Raises:

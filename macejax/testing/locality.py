@@ -8,6 +8,7 @@ import numpy as np
 
 from macejax.data.batch import batch
 from macejax.data.graph import Graph
+from macejax.data.structure import Structure
 from macejax.testing import limits
 from macejax.testing.errors import Case, agree, compare, energy_per_atom, force_relative, largest, strain_relative
 from macejax.testing.evaluate import evaluate, evaluate_batch, exact_capacity, expected, graphs_of, pack, select
@@ -123,7 +124,7 @@ def few(subject: Subject) -> tuple[list[str], list[Graph]]:
     return names, [graphs[name] for name in names]
 
 
-def subject_structure(subject: Subject, name: str) -> object:
+def subject_structure(subject: Subject, name: str) -> Structure:
     """A structure by name, given or default."""
     return subject.structures[name] if name in subject.structures else subject.defaults[name]
 

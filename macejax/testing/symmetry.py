@@ -76,7 +76,8 @@ def permutation(subject: Subject) -> list[Check]:
         order = rng.permutation(len(structure.numbers))
         cases.append(Case(name, permuted(structure, order), results[name]._replace(forces=results[name].forces[order])))
     checks = agree(subject, 5, "with the atoms permuted", limits.PERMUTATION, cases)
-    shuffled, reordered = [], []
+    shuffled: list = []
+    reordered: list = []
     names, graphs = list(structures), graphs_of(subject, structures.values())
     for members, capacity in pack(subject, graphs):
         graph = batch([graphs[i] for i in members], capacity, dtype=subject.dtype)

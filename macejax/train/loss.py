@@ -65,7 +65,7 @@ def loss_terms(config: LossConfig) -> Loss:
     huber = partial(_huber, config.huber_delta)
     universal = partial(_universal, config.huber_delta)
     squares: dict[str, Kernel] = {"energy": _square, "forces": _square}
-    kernels: dict[str, Kernel] = {
+    kinds: dict[str, dict[str, Kernel]] = {
         "weighted": squares,
         "ef": squares,
         "forces_only": {"forces": _square},
@@ -74,7 +74,8 @@ def loss_terms(config: LossConfig) -> Loss:
         "huber": {"energy": huber, "forces": huber, "stress": huber},
         "universal": {"energy": universal, "forces": partial(_universal_forces, config.huber_delta), "stress": universal},
         "l1l2": {"energy": _absolute, "forces": _norm},
-    }[config.kind]
+    }
+    kernels = kinds[config.kind]
     every = {
         "energy": config.energy_weight,
         "forces": config.forces_weight,

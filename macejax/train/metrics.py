@@ -33,7 +33,7 @@ class Errors(NamedTuple):
     rmse: float
     relative_rmse: float  # rmse / root mean square of the labels
     maximum: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
 
 
 def error_sums(prediction: Prediction, batch: jraph.GraphsTuple) -> dict[str, ErrorSums]:
@@ -114,14 +114,15 @@ def _sums(residual: Residual) -> ErrorSums:
         x.reshape(x.shape[0], -1)
         for x in (residual.present, jnp.abs(residual.error), jnp.square(residual.error), jnp.square(residual.label))
     )
-    return ErrorSums(*(jnp.sum(x, axis=1) for x in (present, absolute, square, label_square)), jnp.max(absolute, axis=1))
+    count, total, squares, label_squares = (jnp.sum(x, axis=1) for x in (present, absolute, square, label_square))
+    return ErrorSums(count, total, squares, label_squares, jnp.max(absolute, axis=1))
 
 
 def _force_sums(residual: Residual, batch: jraph.GraphsTuple) -> ErrorSums:
     node = _sums(residual)  # rows are atoms
     largest = jnp.zeros(batch.n_node.shape, node.maximum.dtype).at[batch.nodes["graph"]].max(node.maximum)
-    count, *sums = (sum_per_graph(column.astype(node.maximum.dtype), batch) for column in node[:4])
-    return ErrorSums(count, *sums, largest)
+    count, total, squares, label_squares = (sum_per_graph(column.astype(node.maximum.dtype), batch) for column in node[:4])
+    return ErrorSums(count, total, squares, label_squares, largest)
 
 
 def _errors(sums: ErrorSums) -> Errors:
