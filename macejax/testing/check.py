@@ -57,6 +57,7 @@ def check_potential(
     feature_irreps: Sequence[str] = (),
     atom_energies: Mapping[int, float] | None = None,
     raise_on_failure: bool = False,
+    compiler_options: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Report:
     """Hold a potential to the promises that energies, forces and stresses of a simulation rest on.
@@ -92,6 +93,7 @@ def check_potential(
       feature_irreps: irreps of those D components, such as "0e+1o", one string per layer.
       atom_energies: energy (eV) that an isolated atom must have, by atomic number, tested in row 13 if given.
       raise_on_failure: raise instead of returning a report with failures.
+      compiler_options: for jax.jit. Most of the time goes into compilation; options that make XLA hurry may halve it.
       seed: of rotations, permutations and displacements.
 
     Returns:
@@ -116,6 +118,7 @@ def check_potential(
             features=features,
             feature_irreps=feature_irreps,
             atom_energies=atom_energies,
+            compiler_options=compiler_options,
             seed=seed,
         )
         factor = _factor(subject)

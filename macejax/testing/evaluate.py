@@ -15,7 +15,9 @@ from macejax.potential.predict import Prediction
 from macejax.testing.subject import Result, Scaled, Subject
 
 ROW_LENGTHS = (16, 64, 384, 1536, 6144)  # neighbour slots of the compiled shapes
-SLOTS = 8192  # of a batch, unless one structure needs more
+COMMON = 64  # slots; shorter rows are not compiled for, unless no structure needs more
+ATOMS = 128  # of a batch, unless rows are short or one structure needs more
+SLOTS = 8192  # of a batch of short rows
 
 
 def select(subject: Subject, suits: Callable[[Structure], bool]) -> dict[str, Structure]:
@@ -79,9 +81,10 @@ def unbatch(prediction: Prediction, graph: jraph.GraphsTuple) -> list[Result]:
 
 def pack(subject: Subject, graphs: Sequence[Graph]) -> list[tuple[list[int], Capacity]]:
     """Batches as (indices of graphs, capacity): graphs of like row length together, in order, at the capacity that this length has got."""
+    shortest = min(subject.max_degree, COMMON)
     by_length: dict[int, list[int]] = {}
     for i, graph in enumerate(graphs):
-        by_length.setdefault(next(length for length in ROW_LENGTHS if length >= graph.max_degree), []).append(i)
+        by_length.setdefault(next(length for length in ROW_LENGTHS if length >= max(graph.max_degree, shortest)), []).append(i)
     batches: list[tuple[list[int], Capacity]] = []
     for slots, indices in by_length.items():
         capacity = grown(subject, slots, max(len(graphs[i].species) for i in indices))
@@ -102,7 +105,7 @@ def grown(subject: Subject, slots: int, largest: int) -> Capacity:
     """The capacity for rows of this length, enlarged and remembered where the largest structure does not fit."""
     known = subject.capacities.get(slots)
     if known is None or known.nodes <= largest:
-        nodes = max(SLOTS // slots, 1 << int(largest).bit_length())
+        nodes = max(SLOTS // slots, ATOMS, 1 << int(largest).bit_length())
         known = Capacity(nodes=nodes, slots=slots, graphs=min(nodes, 128) + 1, species=len(subject.elements))
         subject.capacities[slots] = known
     return known

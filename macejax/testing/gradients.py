@@ -14,7 +14,7 @@ from macejax.data.graph import Graph
 from macejax.testing import limits
 from macejax.testing.derivatives import ALL_ATOMS, STENCIL, WEIGHTS, has_room
 from macejax.testing.errors import largest
-from macejax.testing.evaluate import exact_capacity, graphs_of, pack, select
+from macejax.testing.evaluate import exact_capacity, graphs_of, select
 from macejax.testing.report import Check, worst_of
 from macejax.testing.subject import Subject, force_loss
 
@@ -58,8 +58,7 @@ def _parameter_differences(subject: Subject, name: str, graph: Graph, capacity: 
     """Gradients of some parameters in each array, most of them of elements that are there, beside differences of the loss."""
     exact = [np.asarray(leaf) for leaf in jax.tree.leaves(gradient(subject, [graph], capacity))]
     paths = [jax.tree_util.keystr(path[1:]) for path, _ in jax.tree_util.tree_leaves_with_path(subject.params)]
-    ((_, shape),) = pack(subject, [graph])
-    alone = batch([graph], shape, dtype=subject.dtype)
+    alone = batch([graph], exact_capacity(subject, [graph]), dtype=subject.dtype)
     rng = subject.rng(21)
     scale = max(largest(leaf) for leaf in exact)
     errors = []

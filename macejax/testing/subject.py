@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ class Compiled(NamedTuple):
 
     predict: Callable[..., Prediction]
     hessian: Callable[..., jax.Array]  # [N, 3, N, 3] eV/Angstrom^2
-    third: Callable[..., jax.Array]  # [N, 3], second derivative of the forces along a third argument [N, 3]
+    along: Callable[..., tuple[jax.Array, jax.Array]]  # first and second derivative of the forces along a third argument, all [N, 3]
     loss_gradient: Callable[..., Any]  # of the force loss, with respect to the parameters
     foreign: Callable[..., jax.Array]  # [G, N, 3], dE_k / dr of every structure k and every atom
     features: Callable[..., Sequence[jax.Array]] | None  # [N, D, K] per layer
@@ -59,6 +60,7 @@ class Subject(NamedTuple):
     dtype: np.dtype
     structures: Mapping[str, Structure]  # without labels; every pair of atoms has a direction
     coincident: Mapping[str, Structure]  # the others: a rounding error turns their pairs, so forces mean nothing
+    max_degree: int  # neighbours of the atom that has most, over all structures
     defaults: Mapping[str, Structure]  # for rows that none of `structures` suits
     expected: dict[str, Result]  # float64 results, by name, of every structure asked for so far
     feature_irreps: tuple[str, ...]
@@ -92,6 +94,7 @@ def make_subject(
     features: Callable[..., Sequence[jax.Array]] | None,
     feature_irreps: Iterable[str],
     atom_energies: Mapping[int, float] | None,
+    compiler_options: Mapping[str, Any] | None,
     seed: int,
 ) -> Subject:
     """Casts the parameters, so that float64 computes with the very weights of float32, and sets coincident atoms apart."""
@@ -100,7 +103,7 @@ def make_subject(
     cutoff = float(config.cutoff)
     regular = {name: s for name, s in structures.items() if closest_pair(s, elements, cutoff) > COINCIDENT}
     return Subject(
-        compiled=_compiled(site_energy, features),
+        compiled=_compiled(site_energy, features, compiler_options),
         params=Scaled(jnp.ones((), dtype), params),
         reference_params=Scaled(jnp.ones((), np.float64), cast(params if reference_params is None else reference_params, np.float64)),
         elements=elements,
@@ -109,6 +112,7 @@ def make_subject(
         dtype=np.dtype(dtype),
         structures=regular,
         coincident={name: structure for name, structure in structures.items() if name not in regular},
+        max_degree=max(build_graph(structure, elements, cutoff).max_degree for structure in structures.values()),
         defaults=defaults,
         expected={},
         feature_irreps=tuple(feature_irreps),
@@ -152,7 +156,9 @@ def edge_lengths(structure: Structure, elements: Sequence[int], cutoff: float) -
     return np.linalg.norm(graph.positions[graph.senders] + graph.shift @ graph.cell - graph.positions[graph.receivers], axis=1)
 
 
-def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Array]] | None) -> Compiled:
+def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Array]] | None, options: Mapping[str, Any] | None) -> Compiled:
+    jit = functools.partial(jax.jit, compiler_options=None if options is None else dict(options))
+
     def scaled(params: Scaled, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
         return params.factor * site_energy(params.params, vectors, graph)
 
@@ -163,20 +169,20 @@ def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Arra
         graph = graph._replace(nodes={**graph.nodes, "positions": positions})
         return sum_per_graph(scaled(params, edge_vectors(graph), graph), graph)
 
-    def third(params: Scaled, graph: jraph.GraphsTuple, direction: jax.Array) -> jax.Array:
+    def along(params: Scaled, graph: jraph.GraphsTuple, direction: jax.Array) -> tuple[jax.Array, jax.Array]:
         def forces(positions: jax.Array) -> jax.Array:
             return predicted(params, graph._replace(nodes={**graph.nodes, "positions": positions})).forces
 
         def curvature(positions: jax.Array) -> jax.Array:
             return jax.jvp(forces, (positions,), (direction,))[1]
 
-        return jax.jvp(curvature, (graph.nodes["positions"],), (direction,))[1]
+        return jax.jvp(curvature, (graph.nodes["positions"],), (direction,))
 
     return Compiled(
-        predict=jax.jit(predicted),
-        hessian=jax.jit(lambda params, graph: hessian(scaled, params, graph)),
-        third=jax.jit(third),
-        loss_gradient=jax.jit(jax.grad(lambda params, graph: force_loss(predicted(params, graph), graph))),
-        foreign=jax.jit(lambda params, graph: jax.jacrev(lambda x: energies(params, graph, x))(graph.nodes["positions"])),
-        features=None if features is None else jax.jit(lambda params, graph: features(params.params, edge_vectors(graph), graph)),
+        predict=jit(predicted),
+        hessian=jit(lambda params, graph: hessian(scaled, params, graph)),
+        along=jit(along),
+        loss_gradient=jit(jax.grad(lambda params, graph: force_loss(predicted(params, graph), graph))),
+        foreign=jit(lambda params, graph: jax.jacrev(lambda x: energies(params, graph, x))(graph.nodes["positions"])),
+        features=None if features is None else jit(lambda params, graph: features(params.params, edge_vectors(graph), graph)),
     )

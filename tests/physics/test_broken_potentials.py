@@ -1,0 +1,56 @@
+"""Every broken potential is caught, by the row that is there for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from macejax.testing import check_potential, edge_cases
+from tests.physics import toy
+from tests.physics.broken import BROKEN, BROKEN_IN_FLOAT32, CONFIG, bare_atom_has_no_energy
+from tests.physics.quick import compiler_options
+
+
+@pytest.mark.parametrize("potential", BROKEN, ids=lambda potential: potential.__name__)
+def test_broken_potential_is_caught(potential: Callable) -> None:
+    assert BROKEN[potential] in failed_rows(potential, rows=[BROKEN[potential]])
+
+
+@pytest.mark.parametrize("potential", BROKEN_IN_FLOAT32, ids=lambda potential: potential.__name__)
+def test_what_breaks_in_float32_is_caught_there(potential: Callable) -> None:
+    row = BROKEN_IN_FLOAT32[potential]
+    assert row in failed_rows(potential, rows=[row], dtype="float32")
+
+
+def test_energy_of_an_isolated_atom_is_compared_with_the_one_that_is_expected() -> None:
+    nothing = dict.fromkeys(CONFIG.elements, 0.0)
+    quarter = dict.fromkeys(CONFIG.elements, 0.25)
+    assert failed_rows(bare_atom_has_no_energy, rows=[13], atom_energies=nothing) == {13}
+    assert failed_rows(bare_atom_has_no_energy, rows=[13], atom_energies=quarter) == set()
+
+
+def test_features_of_other_irreps_than_they_claim_are_caught() -> None:
+    arguments = (toy.make(CONFIG), toy.init(CONFIG), CONFIG)
+    report = check_potential(
+        *arguments, rows=[4], compiler_options=compiler_options(), features=toy.features(CONFIG), feature_irreps=["0e+1e"]
+    )
+    assert {check.promise for check in report.failures} == {"features turn as their irreps, relative"}
+    with pytest.raises(ValueError, match="1 arrays, but feature_irreps names 2"):
+        check_potential(*arguments, rows=[4], features=toy.features(CONFIG), feature_irreps=["0e+1o", "0e"])
+
+
+def test_an_element_that_is_not_refused_by_name_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses_without_a_name(structure, elements, cutoff):
+        raise edge_cases.DataError("7 is not in list")
+
+    monkeypatch.setattr(edge_cases, "build_graph", refuses_without_a_name)
+    assert failed_rows(toy.make(CONFIG), rows=[20]) == {20}
+
+
+def failed_rows(potential: Callable, **options: object) -> set[int]:
+    """The rows that the potential does not pass."""
+    report = check_potential(potential, toy.init(CONFIG), CONFIG, compiler_options=compiler_options(), **options)
+    assert all(np.isfinite(check.threshold) for check in report.checks)
+    return {check.row for check in report.failures}

@@ -1,0 +1,92 @@
+"""Every MACE that the dictionary of blocks can make keeps the contract of a potential."""
+
+from __future__ import annotations
+
+import itertools
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from macejax.config import ModelConfig
+from macejax.model.mace import INTERACTIONS, build, init_model, layer_irreps
+from macejax.testing import Report, check_potential
+from tests.physics.quick import compiler_options
+from tests.structures import ELEMENTS, SMALL_CUTOFF, ZOO, structure
+
+# Rows that need no further function compiled than energy and forces at one shape.
+FORWARD = (1, 2, 4, 5, 6, 9, 11, 12, 13, 15, 16, 19, 20)
+FORWARD32 = tuple(row for row in FORWARD if row != 20)
+SPARSE = [name for name in ZOO if name != "crowd"]  # whose atoms have at most 16 neighbours within SMALL_CUTOFF
+COMBINATIONS = list(itertools.product(INTERACTIONS, INTERACTIONS, ["4x0e", "4x0e + 4x1o"]))
+
+
+def config(first: str = "RealAgnostic", other: str = "RealAgnosticResidual", hidden: str = "4x0e + 4x1o", **options: object) -> ModelConfig:
+    """A tiny MACE of the elements of the zoo."""
+    sizes = {"l_max": 2, "correlation": 2, "num_bessel": 4, "radial_mlp": (8, 8), "avg_num_neighbors": 8.0, "cutoff": SMALL_CUTOFF}
+    return ModelConfig(
+        elements=ELEMENTS, e0s=(0.0,) * len(ELEMENTS), interaction_first=first, interaction=other, hidden_irreps=hidden, **(sizes | options)
+    )
+
+
+def report_of(model_config: ModelConfig, names: list[str], **options: object) -> Report:
+    """check_potential of that MACE with random parameters, on structures of the zoo."""
+    module = build(model_config)
+    model = init_model(model_config, jax.random.key(0), jnp.float64)
+    single = [str(e3nn.Irreps([(1, ir) for _, ir in e3nn.Irreps(irreps)])) for irreps in layer_irreps(model_config)]
+    return check_potential(
+        module.apply,
+        model.params,
+        model_config,
+        structures={name: structure(name) for name in names},
+        features=lambda params, vectors, graph: module.apply(params, vectors, graph, method="features"),
+        feature_irreps=single,
+        compiler_options=compiler_options(),
+        **options,
+    )
+
+
+def test_a_mace_keeps_every_promise() -> None:
+    report = report_of(config(), SPARSE)
+    assert report.passed, str(report)
+    assert {check.row for check in report.checks} == set(range(1, 22))
+
+
+def test_a_mace_keeps_every_promise_in_float32() -> None:
+    report = report_of(config(), SPARSE, dtype="float32")
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize(("first", "other", "hidden"), COMBINATIONS)
+def test_every_combination_of_blocks(first: str, other: str, hidden: str) -> None:
+    for dtype, rows in (("float64", FORWARD), ("float32", FORWARD32)):
+        report = report_of(config(first, other, hidden), SPARSE, dtype=dtype, rows=rows)
+        assert report.passed, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("first", "other", "hidden"), COMBINATIONS)
+def test_every_combination_keeps_every_promise(first: str, other: str, hidden: str, dtype: str) -> None:
+    report = report_of(config(first, other, hidden), list(ZOO), dtype=dtype)
+    assert report.passed, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_interactions": 1},
+        {"num_interactions": 3, "correlation": (1, 2, 3)},
+        {"hidden": "4x0e + 4x1o + 4x2e", "l_max": 3, "correlation": 3},
+        {"contraction_basis": "reduced", "correlation": 3},
+        {"model": "MACE", "gate": "tanh"},
+        {"scale": 3.0, "shift": -0.7, "cutoff_power": 6},
+    ],
+    ids=str,
+)
+def test_larger_and_other_maces(options: dict, dtype: str) -> None:
+    report = report_of(config(**options), SPARSE, dtype=dtype)
+    assert report.passed, str(report)
