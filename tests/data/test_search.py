@@ -61,6 +61,20 @@ def test_drifted_atoms(far: float, length: float | None) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), lengths, atol=1e-14 * far + 1e-12)
 
 
+def test_lopsided_box_has_the_right_pairs() -> None:
+    """Where the search must use a larger radius than the cutoff, so that vesin survives, only pairs within the cutoff are kept."""
+    rng = np.random.default_rng(2)
+    size = np.array([30.0, 1e4, 1e4])
+    one = rng.uniform(0, 1, (150, 3)) * size
+    direction = rng.normal(size=(150, 3))
+    other = one + rng.uniform(1, 8, (150, 1)) * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    positions = np.concatenate([one, other]) % size
+    receivers, senders, _, lengths = find_pairs(positions, np.diag(size), np.ones(3, bool), CUTOFF)
+    pairs = cKDTree(positions, boxsize=size).query_pairs(CUTOFF)
+    assert len(pairs) > 40 and lengths.max() < CUTOFF
+    assert sorted(zip(receivers.tolist(), senders.tolist(), strict=True)) == sorted(pairs | {(j, i) for i, j in pairs})
+
+
 def test_no_extent_kills_the_process() -> None:
     """In a process of its own, for what vesin does in such a box is not an exception but a signal."""
     done = subprocess.run([sys.executable, "-c", CASES], capture_output=True, text=True, timeout=300)
