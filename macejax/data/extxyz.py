@@ -21,6 +21,7 @@ from macejax.data.structure import DataError
 _PIECE = r"""(?:\\.|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'|\{[^{}]*+\}|\[(?:[^\[\]]|\[[^\[\]]*+\])*+\]|[^\s="'\\\[{])"""
 _ENTRY = re.compile(rf"\s*({_PIECE}++)(?:\s*=\s*((?:{_PIECE}|=)*+))?\s*")
 _QUOTED = re.compile(rf"{_PIECE}|=")
+_EXTENDED = re.compile(r"(Properties|Lattice|pbc|config_type|energy\w*)\s*=", re.IGNORECASE)
 _TRUTH = {"T": True, "F": False, "TRUE": True, "FALSE": False, "1": True, "0": False}
 _PLAIN = "species:S:1:pos:R:3"
 
@@ -47,7 +48,7 @@ def parse_comment(line: str, source: str) -> dict[str, str]:
     while position < end:
         match = _ENTRY.match(line, position)
         if match is None or match.end() == position:
-            if "Properties=" not in line and "Lattice=" not in line:
+            if not _EXTENDED.search(line):
                 return {}  # prose of a plain XYZ file
             raise DataError(f"{source}: the comment line cannot be read from {line[position : position + 30]!r} on; is a quote not closed?")
         key, value = _unquote(match[1]), "T" if match[2] is None else _unquote(match[2])
