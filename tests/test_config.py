@@ -81,6 +81,7 @@ def test_channels_and_degree_name_the_irreps():
         ({"data.train": None}, "no training file is named"),
         ({"data.config_type_weights": {"slab": -1.0}}, "weight of slab is negative"),
         ({"run.name": "y", "run.name.x": 1}, "name is not a section"),
+        ({"optimizer.kind": "schedulefree", "optimizer.schedule.kind": "constant", "run.ema_decay": 0.9}, "an average of its own"),
         ({"optimizer.kind": "schedulefree"}, "schedulefree takes no plateau schedule"),
     ],
     ids=str,

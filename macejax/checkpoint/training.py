@@ -77,7 +77,8 @@ def restore_checkpoint(folders: Sequence[Path], template: State, warn: Callable[
         except CheckpointError as error:
             reasons.append(str(error))
             warn(f"checkpoint {path} is not used: {error}")
-            path.rename(_free_name(path, ".damaged"))
+            if jax.process_index() == 0:
+                path.rename(_free_name(path, ".damaged"))
             continue
         _require_same_arrays(path, info["arrays"], _specification(template))
         return _read(path, template), info

@@ -31,6 +31,27 @@ def set_up_jax(dtype: str) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Make this process one of several that compute together; call it after `set_up_jax`, before anything is computed.
+
+    Args:
+      coordinator: "host:port" of the first process; None where Slurm, Open MPI, Kubernetes or a TPU pod tell it, and the numbers too.
+      processes: how many there are.
+      process: which one this is, from 0.
+    """
+    import jax
+
+    from macejax.config import ConfigError
+
+    given = (coordinator, processes, process)
+    if any(value is None for value in given) and any(value is not None for value in given):
+        raise ConfigError("--coordinator, --processes and --process belong together: give all three, or --distributed alone.")
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"the processes could not find each other: {error}") from error
+
+
 def fail(error: Exception, debug: bool) -> int:
     """Report an error on stderr: one sentence for what a user can mend, else, and with `debug`, the traceback.
 

@@ -28,6 +28,12 @@ def command(
         Files, typer.Option("--set", help="Any other option: section.option=value, such as model.num_channels=32.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run of this name from its newest checkpoint.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes; Slurm, Open MPI and TPU tell which.")
+    ] = False,
+    coordinator: Annotated[str | None, typer.Option(help="Several processes without a scheduler: host:port of the first one.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Several processes without a scheduler: how many.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Several processes without a scheduler: which one, from 0.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing; the metrics are in the folder of the run.")] = False,
 ) -> None:
     """Train a model.
@@ -35,7 +41,7 @@ def command(
     Options come from the file CONFIG, then from --set, then from the options below; `macejax config` lists them all with their help. Model
     file, metrics, checkpoints and a report go to <run.directory>/<run.name>. SIGTERM saves and stops; --resume goes on exactly there.
     """
-    from macejax.cli.process import set_up_jax
+    from macejax.cli.process import join_processes, set_up_jax
     from macejax.config import load_config, parse_overrides
 
     flags: dict[str, Any] = {
@@ -53,6 +59,8 @@ def command(
     overrides = parse_overrides(assignments or ()) | {option: value for option, value in flags.items() if value is not None}
     options = load_config(config, overrides)
     set_up_jax(options.run.dtype)
+    if distributed or coordinator or processes is not None or process is not None:
+        join_processes(coordinator, processes, process)
     from macejax.train.loop import train as run  # imports jax, whose precision is set now
 
     run(options, resume=resume, quiet=quiet)

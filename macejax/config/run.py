@@ -167,6 +167,12 @@ class TrainConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainConfig:
+        if self.optimizer.kind == "schedulefree" and self.run.ema_decay is not None:
+            raise ValueError("schedulefree evaluates on an average of its own: set run.ema_decay to null.")
+        return self
+
     def stage_two_start(self) -> int:
         """First epoch of the second stage."""
         return self.run.epochs // 4 * 3 if self.stage_two.start is None else self.stage_two.start

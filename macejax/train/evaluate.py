@@ -54,7 +54,8 @@ def evaluate(model: Model, structures: Sequence[Structure], *, dtype: Any = None
 def predictions(evaluated: Evaluated) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """For each structure what goes into its frame (MACE_energy, MACE_stress) and into its columns (MACE_forces).
 
-    Energies are total (eV, E0s included, in float64), stress is in ASE's sign (eV/Angstrom^3) and left out where the structure is not periodic.
+    Energies are total (eV, E0s included, in float64); stress is in ASE's sign (eV/Angstrom^3), and left out where the structure is not
+    periodic.
     """
     for graph, predicted in zip(evaluated.graphs, evaluated.validation.predicted, strict=True):
         yield _frame(graph, predicted), {"MACE_forces": predicted.forces}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ import optax
 
 from macejax.checkpoint.atomic import write_atomically
 from macejax.checkpoint.lock import lock
+from macejax.checkpoint.manifest import CheckpointError
 from macejax.checkpoint.training import has_checkpoint, remove_leftovers, save_checkpoint
 from macejax.config import ConfigError, TrainConfig, dump_config
 from macejax.data.loader import Loader, Step
@@ -29,9 +29,9 @@ from macejax.train.loss import Loss, loss_terms
 from macejax.train.metrics import ALL
 from macejax.train.optimizer import make_optimizer
 from macejax.train.parallel import make_eval_step, make_train_step
-from macejax.train.prepare import Prepared, prepare
+from macejax.train.prepare import Prepared, prepare, require_labels
 from macejax.train.resume import checkpoint_info, restore
-from macejax.train.schedule import applied_learning_rate, observe_validation, set_learning_rate
+from macejax.train.schedule import applied_learning_rate, observe_validation, schedule_factor, set_learning_rate
 from macejax.train.state import TrainState, begin_stage, end_epoch, eval_params, init_state, record_validation
 from macejax.train.validate import Validation, validate
 
@@ -87,8 +87,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
       NonFiniteError: loss or gradient was not finite in run.max_skipped steps in a row.
       OSError: the disk refuses.
     """
-    if config.run.dtype == "float64" and not jax.config.jax_enable_x64:
-        raise ConfigError("run.dtype is float64, but JAX computes in float32: call jax.config.update('jax_enable_x64', True) first.")
+    _check(config)
     folder = Path(config.run.directory) / config.run.name
     writes = jax.process_index() == 0
     with ExitStack() as stack:
@@ -101,9 +100,12 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
         run, state = _set_up(config, folder, writes, log, stop or signalled)
         if resume:
             state = restore(folder, state, config, run.prepared.fingerprint, run.steps, log)
+            _require_agreement(int(state.step))
+        if writes:
+            write_atomically(folder / "config.yaml", dump_config(config).encode())
         if int(state.step) == 0:
             log.rewind(-1)
-            _validate(run, state, train_loss=None)
+            _report(run, state, _validate(run, state))
         while not _is_over(run, state):
             state = _enter_stage_two_if_due(run, state)
             state, reason = _train_epoch(run, state)
@@ -113,7 +115,23 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
                 return Outcome(state, None, reason)
             state = _end_epoch(run, state)
         path = finish(config, folder, run.prepared, state, run.stages[int(state.stage)], run.loader, log) if writes else None
+        _require_agreement(int(state.step))  # the others wait for the one that writes
         return Outcome(state, path, None)
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse, before the data are read, what the sections of the configuration cannot know by themselves."""
+    if config.run.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("run.dtype is float64, but JAX computes in float32: call jax.config.update('jax_enable_x64', True) first.")
+    if (config.run.device_count or 1) > jax.local_device_count():
+        raise ConfigError(f"run.device_count is {config.run.device_count}, but there are {jax.local_device_count()} devices.")
+    try:
+        build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
+        schedule_factor(config.optimizer.schedule, 1, config.run.epochs)
+        for loss in (config.loss, config.stage_two_loss()):
+            loss_terms(loss)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None]) -> tuple[Run, TrainState]:
@@ -121,12 +139,9 @@ def _set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Cal
     if writes:
         for name in ("last", "best"):
             remove_leftovers(folder / "checkpoints" / name)
-        write_atomically(folder / "config.yaml", dump_config(config).encode())
     with _warnings_to(log):
         prepared = prepare(config, log.warn)
     local = config.run.device_count or jax.local_device_count()
-    if local > jax.local_device_count():
-        raise ConfigError(f"run.device_count is {local}, but there are {jax.local_device_count()} devices.")
     first = jax.process_index() * local
     loader = Loader(
         prepared.graphs["train"],
@@ -140,9 +155,10 @@ def _set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Cal
     optimizer = make_optimizer(config.optimizer, model.params, loader.steps_per_epoch, config.run.epochs)
     state = init_state(model.params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
     apply = build(prepared.model).apply
-
     losses = (config.loss, config.stage_two_loss()) if config.stage_two.enabled else (config.loss,)
     stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in losses)
+    for stage in stages:
+        require_labels(prepared.graphs["train"], stage.loss.weights)
     valid = pack_all(prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.dtype)
     sources = [structure.source for structure in prepared.structures["train"]]
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__)
@@ -183,7 +199,7 @@ def _train_epoch(run: Run, state: TrainState) -> tuple[TrainState, str | None]:
         state, info = train_step(state, batch)
         step, position = step + 1, position + 1
         fetched = run.steps.add(step, epoch, info, indices)
-        run.log.advance(epoch, position, run.loader.steps_per_epoch, f"loss {run.steps.last['loss']:.4g}" if run.steps.last else "")
+        run.log.advance(epoch + 1, position, run.loader.steps_per_epoch, f"loss {run.steps.last['loss']:.4g}" if run.steps.last else "")
         if reason := _agreed(run.stop, fetched):
             return state, reason
         if run.config.run.save_every is not None and step % run.config.run.save_every == 0:
@@ -197,23 +213,27 @@ def _end_epoch(run: Run, state: TrainState) -> TrainState:
     train_loss = run.steps.end_epoch(int(state.step), int(state.epoch))
     if int(state.epoch) % run.config.run.validate_every and int(state.epoch) < run.config.run.epochs:
         return state
-    result = _validate(run, state, train_loss)
+    result = _validate(run, state)
     opt_state = observe_validation(state.opt_state, jnp.asarray(result.loss), run.config.optimizer.schedule)
     state = record_validation(state._replace(opt_state=opt_state), result.loss)
-    if int(state.best_epoch) == int(state.epoch):
+    best = int(state.best_epoch) == int(state.epoch)
+    _report(run, state, result, train_loss, best)
+    if best:
         _save(run, "best", state)  # before `last`: a run resumed from `last` finds the best that its state speaks of
     _save(run, "last", state)
     return state
 
 
-def _validate(run: Run, state: TrainState, train_loss: float | None) -> Validation:
-    """Validate the averaged weights, and report. Before the first step `train_loss` is None."""
+def _validate(run: Run, state: TrainState) -> Validation:
+    """Validate the averaged weights."""
     stage = run.stages[int(state.stage)]
-    begun = time.monotonic()
-    result = validate(stage.eval_step, stage.loss, eval_params(state), run.valid, run.prepared.structures["valid"])
+    return validate(stage.eval_step, stage.loss, eval_params(state), run.valid, run.prepared.structures["valid"])
+
+
+def _report(run: Run, state: TrainState, result: Validation, train_loss: float | None = None, best: bool = False) -> None:
+    """A line of metrics and one for the reader; before the first step there is no `train_loss`."""
     errors = {f"{name}_{kind}": getattr(result.errors[ALL][name], kind) for name in result.errors[ALL] for kind in ("mae", "rmse")}
     rate = float(applied_learning_rate(state.opt_state))
-    best = train_loss is not None and result.loss < float(state.best_value)
     run.log.write(
         "validation",
         step=int(state.step),
@@ -224,7 +244,6 @@ def _validate(run: Run, state: TrainState, train_loss: float | None) -> Validati
         learning_rate=rate,
         skipped=int(state.skipped),
         **errors,
-        seconds=round(time.monotonic() - begun, 4),
     )
     shown = [("E", "energy_per_atom", "meV/atom"), ("F", "forces", "meV/Å"), ("stress", "stress", "meV/Å³")]
     maes = (f"{symbol} {1000 * errors[f'{name}_mae']:.4g} {unit}" for symbol, name, unit in shown if np.isfinite(errors[f"{name}_mae"]))
@@ -232,7 +251,6 @@ def _validate(run: Run, state: TrainState, train_loss: float | None) -> Validati
     run.log.say(
         f"epoch {int(state.epoch):4d}  {train_text}valid {result.loss:.4g}  MAE {', '.join(maes)}  lr {rate:.3g}{'  best' if best else ''}"
     )
-    return result
 
 
 def _save(run: Run, kind: str, state: TrainState) -> None:
@@ -247,12 +265,21 @@ def _agreed(stop: Callable[[], str | None], fetched: bool) -> str | None:
     """Whether to stop. Several processes agree on it when they wait for the device anyway; each alone would leave the others hanging."""
     if jax.process_count() == 1:
         return stop()
-    if not fetched:
-        return None
+    return "a signal" if fetched and any(_of_all_processes(int(stop() is not None))) else None
+
+
+def _require_agreement(step: int) -> None:
+    """All processes are at the same step; in passing, each waits for the others."""
+    if len(set(_of_all_processes(step))) > 1:
+        raise CheckpointError("the processes found different checkpoints: run.directory must be on a file system that all of them share.")
+
+
+def _of_all_processes(value: int) -> list[int]:
+    if jax.process_count() == 1:
+        return [value]
     from jax.experimental import multihost_utils
 
-    asked = multihost_utils.process_allgather(np.asarray(stop() is not None))
-    return "a signal" if asked.any() else None
+    return multihost_utils.process_allgather(np.asarray(value)).tolist()
 
 
 def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, devices: int) -> None:

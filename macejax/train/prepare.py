@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,21 @@ def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
     return Prepared(model, subsets, graphs, _fingerprint(model, graphs))
 
 
+def require_labels(graphs: Sequence[Graph], terms: Iterable[str]) -> None:
+    """Refuse a loss with a term that no training structure has a label for: mostly, the label has another name in the file.
+
+    Raises:
+      DataError: names the term, and how to go without it.
+    """
+    for term in terms:
+        labels = (getattr(graph, term) for graph in graphs)
+        if not any(label is not None and np.any(~np.isnan(label)) for label in labels):
+            raise DataError(
+                f"the loss has a term for {term}, but no training structure has {term}: see data.keys.{term}, "
+                f"or set loss.{term}_weight (and stage_two.{term}_weight) to 0."
+            )
+
+
 def _read_subsets(config: DataConfig) -> dict[str, list[Structure]]:
     keys = Keys(**config.keys.model_dump())
     files = {"train": config.train, "valid": config.valid, "test": config.test}
@@ -124,7 +139,7 @@ def _elements(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]]) -
         return found
     if missing := set(found) - set(config.model.elements):
         raise DataError(f"model.elements lacks {names(sorted(missing))}, which the data contain.")
-    return tuple(config.model.elements)
+    return tuple(int(number) for number in config.model.elements)
 
 
 def _e0s(config: DataConfig, elements: tuple[int, ...], isolated: Sequence[Structure], train: Sequence[Structure]) -> dict[int, float]:

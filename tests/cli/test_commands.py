@@ -51,7 +51,8 @@ def trained(tmp_path_factory) -> Path:
 
 
 def test_help_is_quick_and_lists_the_commands():
-    code = "import sys; from macejax.cli.main import main\ntry: main(['--help'])\nfinally: print('heavy', sorted({'jax', 'numpy', 'ase'} & set(sys.modules)))"
+    listing = "print('heavy', sorted({'jax', 'numpy', 'ase'} & set(sys.modules)))"
+    code = f"import sys; from macejax.cli.main import main\ntry: main(['--help'])\nfinally: {listing}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "heavy []" in done.stdout and all(name in done.stdout for name in COMMANDS)
 

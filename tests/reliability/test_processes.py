@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from macejax.checkpoint.model_file import load_model
 from macejax.checkpoint.training import has_checkpoint
 from macejax.config import TrainConfig, dump_config
 from macejax.train.log import METRICS, read_metrics
@@ -85,14 +86,42 @@ def test_a_full_disk_is_an_error_that_names_the_path_and_the_last_checkpoint_sta
 
 
 @pytest.mark.slow
+def test_two_processes_do_what_one_does(tmp_path):
+    """Joined by jax.distributed; one is told to stop, both stop, both resume, and the result is that of one process."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    options = {"run__epochs": 60, "stage_two__start": 55, "run__log_every": 1, "run__validate_every": 10, "run__save_every": 1000}
+    config = configuration(tmp_path, "both", **options)
+
+    def both(*arguments: str) -> list[subprocess.Popen]:
+        return [start(config, "--coordinator", address, "--processes", "2", "--process", rank, *arguments) for rank in ("0", "1")]
+
+    first = both()
+    wait_for_step(tmp_path / "both", first[0])
+    first[1].send_signal(signal.SIGTERM)
+    for process in first:
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, out + err
+    assert not (tmp_path / "both" / "both.mace").exists()
+    for process in both("--resume"):
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, out + err
+    one = train(configuration(tmp_path, "one", **options), quiet=True)
+    models = [load_model(path).params for path in (one.model_path, tmp_path / "both" / "both.mace")]
+    for left, right in zip(*map(jax.tree.leaves, models), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
 def test_the_number_of_devices_does_not_matter(tmp_path):
     """Two virtual devices from files to model file, against one."""
     options = {"run__epochs": 4, "stage_two__start": 3}
     process = start(configuration(tmp_path, "two", **options), "--device-count", "2", devices=2)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and "2 cpu device(s)" in out, out + err
-    from macejax.checkpoint.model_file import load_model
-
     one = train(configuration(tmp_path, "one", **options), quiet=True)
     models = [load_model(path).params for path in (one.model_path, tmp_path / "two" / "two.mace")]
     for left, right in zip(*map(jax.tree.leaves, models), strict=True):

@@ -95,6 +95,21 @@ def test_more_devices_than_there_are_is_an_error(tmp_path):
         train(configuration(tmp_path, run__device_count=99), quiet=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"model__interaction": "RealAgnostik"}, "no interaction block is called 'RealAgnostik'"),
+        ({"model__hidden_irreps": "4x0e + 2x1o"}, "same number of channels"),
+        ({"loss__energy_weight": 0, "loss__forces_weight": 0}, "weight 0 on each of its terms"),
+        ({"optimizer__schedule__kind": "cosine", "optimizer__schedule__warmup_epochs": 9}, "more than the 9 of warm-up"),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_cannot_work_is_refused_before_the_data_are_read(tmp_path, options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        train(configuration(tmp_path, data__train="absent.xyz", **options), quiet=True)
+
+
 def test_the_console_tells_the_course(tmp_path, capsys):
     from macejax.data.write import write
 

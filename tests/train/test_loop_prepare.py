@@ -7,7 +7,7 @@ import pytest
 
 from macejax.data.structure import DataError, Structure
 from macejax.data.write import write
-from macejax.train.prepare import prepare
+from macejax.train.prepare import prepare, require_labels
 from tests.reliability.tiny import configuration, waters
 
 
@@ -78,6 +78,14 @@ def test_several_heads_and_too_few_structures_are_refused(tmp_path):
         prepare(configuration(tmp_path, structures=heads), pytest.fail)
     with pytest.raises(DataError, match="1 structures are too few"):
         prepare(configuration(tmp_path, structures=waters(1)), pytest.fail)
+
+
+def test_a_term_of_the_loss_without_any_label_is_refused(tmp_path):
+    bare = [s._replace(forces=None) for s in waters(22)]
+    graphs = prepare(configuration(tmp_path, structures=bare, model__scaling="no_scaling"), pytest.fail).graphs["train"]
+    require_labels(graphs, ["energy"])
+    with pytest.raises(DataError, match="term for forces.*data.keys.forces.*loss.forces_weight"):
+        require_labels(graphs, ["energy", "forces"])
 
 
 def test_an_element_that_only_the_test_set_has_is_refused(tmp_path):
