@@ -25,7 +25,7 @@ from macejax.train.loss import Loss
 from macejax.train.metrics import ErrorSums, error_sums
 from macejax.train.schedule import applied_learning_rate
 from macejax.train.state import TrainState
-from macejax.train.step import loss_and_gradient
+from macejax.train.step import Gradient, loss_and_gradient
 
 AXIS = "devices"
 
@@ -56,7 +56,7 @@ def make_train_step(
     donated: use the one that comes out. Nothing waits for the device; reading a value of `info` does.
 
     `info`: loss, grad_norm (before clipping), learning_rate [] float; finite [] bool; terms, mean of each term; skipped,
-    consecutive_skipped [] int32; suspects [local devices, G] int32, see `loss_and_gradient`.
+    consecutive_skipped [] int32; suspects [devices, G] int32, see `loss_and_gradient`.
 
     Args:
       site_energy: `(params, vectors, graph) -> node energies`.
@@ -66,43 +66,16 @@ def make_train_step(
       num_devices: how many devices of each process to use, all by default.
     """
 
-    def step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info, jax.Array]:
+    def step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info]:
         if (ema_decay is None) != (state.ema is None):
             raise ValueError("ema_decay and the state do not agree: init_state(ema=True) and ema_decay belong together.")
-        result = loss_and_gradient(site_energy, loss, state.params, batch, partial(jax.lax.psum, axis_name=AXIS))
-        grad_norm = optax.tree.norm(result.params)
-        finite = jnp.isfinite(result.loss) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(result.params, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = None if ema_decay is None else update_ema(state.ema, params, ema_decay)
-
-        def unless_finite(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-        failed = (~finite).astype(jnp.int32)
-        new = state._replace(
-            step=state.step + 1,
-            position=state.position + 1,
-            params=unless_finite(params, state.params),
-            ema=unless_finite(ema, state.ema),
-            opt_state=unless_finite(opt_state, state.opt_state),
-            skipped=state.skipped + failed,
-            consecutive_skipped=failed * (state.consecutive_skipped + 1),
-        )
-        info = {
-            "loss": result.loss,
-            "terms": result.terms,
-            "grad_norm": grad_norm,
-            "finite": finite,
-            "learning_rate": applied_learning_rate(opt_state),
-            "skipped": new.skipped,
-            "consecutive_skipped": new.consecutive_skipped,
-        }
-        return new, info, result.suspects
+        gradient = loss_and_gradient(site_energy, loss, state.params, batch, partial(jax.lax.psum, axis_name=AXIS))
+        new, info = _advance(state, gradient, optimizer, ema_decay)
+        # From all devices, so that every process can name the frames.
+        return new, {**info, "suspects": jax.lax.all_gather(gradient.suspects, AXIS)}
 
     devices = _devices(num_devices)
-    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None, 0), donate_argnums=0, devices=devices)
-
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices)
     replicated = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
 
     def train_step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info]:
@@ -110,8 +83,7 @@ def make_train_step(
         # processes only what comes from the host can be put on all of them, and jax sees to it that they agree.
         if getattr(state.step, "sharding", None) != replicated:
             state = jax.device_put(jax.device_get(state), replicated)
-        state, info, suspects = mapped(state, batch)
-        return state, {**info, "suspects": suspects}
+        return mapped(state, batch)
 
     return train_step
 
@@ -133,6 +105,41 @@ def make_eval_step(
 
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices()[:num_devices])
     return lambda params, batch: mapped(jax.tree.map(_local, params), batch)
+
+
+def _advance(
+    state: TrainState, gradient: Gradient, optimizer: optax.GradientTransformation, ema_decay: float | None
+) -> tuple[TrainState, Info]:
+    """The state after a step, which is the old one but for its counters where loss or gradient is not finite."""
+    grad_norm = optax.tree.norm(gradient.params)
+    finite = jnp.isfinite(gradient.loss) & jnp.isfinite(grad_norm)
+    failed = (~finite).astype(jnp.int32)
+    updates, opt_state = optimizer.update(gradient.params, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = None if state.ema is None or ema_decay is None else update_ema(state.ema, params, ema_decay)
+
+    def if_finite(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+    new = state._replace(
+        step=state.step + 1,
+        position=state.position + 1,
+        params=if_finite(params, state.params),
+        ema=if_finite(ema, state.ema),
+        opt_state=if_finite(opt_state, state.opt_state),
+        skipped=state.skipped + failed,
+        consecutive_skipped=failed * (state.consecutive_skipped + 1),
+    )
+    info = {
+        "loss": gradient.loss,
+        "terms": gradient.terms,
+        "grad_norm": grad_norm,
+        "finite": finite,
+        "learning_rate": applied_learning_rate(opt_state),
+        "skipped": new.skipped,
+        "consecutive_skipped": new.consecutive_skipped,
+    }
+    return new, info
 
 
 def _local(x: Any) -> Any:

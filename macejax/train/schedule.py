@@ -83,7 +83,7 @@ def schedule_factor(config: ScheduleConfig, steps_per_epoch: int, num_epochs: in
     return factor
 
 
-def observe_validation(opt_state: optax.OptState, value: jax.Array, config: ScheduleConfig) -> optax.OptState:
+def observe_validation(opt_state: optax.OptState, value: jax.Array | float, config: ScheduleConfig) -> optax.OptState:
     """Tell the plateau, if `config` is one, the value [] of a validation; else return `opt_state` as it is. Works under jit.
 
     As torch.optim.lr_scheduler.ReduceLROnPlateau in mode min with a relative threshold: a value below (1 - threshold) * best is the new

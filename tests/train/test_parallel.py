@@ -37,7 +37,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 def finish(processes: list[subprocess.Popen[str]]) -> None:
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=200)
+            _, errors = process.communicate(timeout=400)
             assert process.returncode == 0, errors[-3000:]
     finally:
         for process in processes:
@@ -137,8 +137,9 @@ def test_a_gradient_that_is_not_finite_is_seen(setting):
 
 def test_the_state_goes_in_and_is_gone(setting):
     optimizer, step, batch = setting
-    state, _ = step(init_state(init_params(), optimizer, ema=True), batch)
+    state, info = step(init_state(init_params(), optimizer, ema=True), batch)
     step(state, batch)
+    assert int(info["skipped"]) == 0 and np.isfinite(info["learning_rate"]), "infos may be read later"
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.ema, state.opt_state)))
 
 

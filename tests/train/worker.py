@@ -39,10 +39,10 @@ def train(num_devices: int, mine: slice) -> dict[str, object]:
     optimizer = make_optimizer(OptimizerConfig(weight_decay=1e-3, schedule=schedule), params, len(batches))
     step = make_train_step(site_energy, loss, optimizer, ema_decay=0.99, num_devices=per_process)
     state = init_state(params, optimizer, ema=True)
-    losses = []
+    infos = []
     for number in range(STEPS):
         state, info = step(state, batches[number % len(batches)])
-        losses.append(info["loss"])
+        infos.append(info)
         if number % len(batches) == len(batches) - 1:
             state = record_validation(end_epoch(state), 1.0)
             state = state._replace(opt_state=observe_validation(state.opt_state, 1.0, schedule))
@@ -51,7 +51,8 @@ def train(num_devices: int, mine: slice) -> dict[str, object]:
     sums = gather_sums([(result.errors, result.index)], len(made))
     return {
         "state": {jax.tree_util.keystr(path): leaf.tolist() for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state))},
-        "losses": [float(value) for value in losses],
+        "losses": [float(info["loss"]) for info in jax.device_get(infos)],
+        "suspects": [int(info["suspects"].max()) for info in jax.device_get(infos)],
         "validation": mean_loss(loss, [result.terms])[0],
         "forces": sums["forces"].square.tolist(),
     }
