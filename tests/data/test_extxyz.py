@@ -52,7 +52,7 @@ def test_comment_of_a_plain_xyz_file() -> None:
     assert parse_comment("Bob's molecule", "") == {}
     assert parse_comment("Bob's molecule, E=3", "") == {}
     with pytest.raises(DataError, match="is a quote not closed"):
-        parse_comment("REF_energy=-3.5 title='Bob's molecule", "")  # no label is lost in silence
+        parse_comment("REF_energy=-3.5 by Bob's friend", "")  # no label is lost in silence
 
 
 @pytest.mark.parametrize("name", ["ethanol", "slab", "triclinic22", "rhombohedral", "nanotube", "salt"])
