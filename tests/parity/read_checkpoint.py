@@ -1,7 +1,7 @@
-"""Child process of test_checkpoints.py: opens pickled mace-torch modules (which runs code), saves them as macejax models beside the answers
+"""Child process of test_checkpoints.py: opens pickled mace-torch modules (which runs code), saves them as macejax models with the answers
 of mace-torch.
 
-python -m tests.parity.read_checkpoint CHECKPOINT STRUCTURES NUM_FRAMES FOLDER -> FOLDER/model.mace, FOLDER/reference.npz, FOLDER/frames.xyz
+python -m tests.parity.read_checkpoint FOLDER CHECKPOINT FRAMES [CHECKPOINT FRAMES ...] -> FOLDER/0.mace, FOLDER/0.npz, ...
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from macejax.checkpoint.torch_import import from_torch
 from tests.parity import reference
 
 
-def main(checkpoint: str, structures: str, num_frames: str, folder: str) -> None:
-    module = exact_float64(checkpoint)
-    frames = ase.io.read(structures, f"1:{int(num_frames) + 1}")  # the first frame of some files is an isolated atom
-    save_model(Path(folder) / "model.mace", from_torch(module))
-    answers = [reference.evaluate(module, frame, hessian=False) for frame in frames]
-    np.savez(Path(folder) / "reference.npz", **{f"{i}/{name}": value for i, answer in enumerate(answers) for name, value in answer.items()})
-    ase.io.write(Path(folder) / "frames.xyz", [ase.Atoms(f.numbers, f.positions, cell=f.cell, pbc=f.pbc) for f in frames])
+def main(folder: str, *arguments: str) -> None:
+    for number, (checkpoint, frames) in enumerate(zip(arguments[::2], arguments[1::2], strict=True)):
+        module = exact_float64(checkpoint)
+        save_model(Path(folder) / f"{number}.mace", from_torch(module))
+        answers = [reference.evaluate(module, frame, hessian=False) for frame in ase.io.read(frames, ":")]
+        arrays = {f"{i}/{name}": value for i, answer in enumerate(answers) for name, value in answer.items()}
+        np.savez(Path(folder) / f"{number}.npz", **arrays)
 
 
 def exact_float64(checkpoint: str) -> Any:

@@ -21,60 +21,57 @@ from tests.parity import ours
 
 pytestmark = [pytest.mark.torch, pytest.mark.multiprocess]
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 ENERGY_PER_ATOM = 1e-9  # eV
 FORCES = 1e-8  # eV/Angstrom
 STRESS = 1e-10  # eV/Angstrom^3
-NUM_FRAMES = 2
+FRAMES = slice(1, 3)  # the first frame of some files is an isolated atom
 CHECKPOINTS = {
     "solvent_xtb/mace01": "solvent_xtb_test.xyz",
-    "solvent_xtb/committee_1": "solvent_xtb_test.xyz",
+    "zr_mof/mace": "zr_mof_custom_keys.xyz",  # float32, periodic, correlation 3, shift
+    "water/one_layer": None,  # float32, one interaction
     "solvent_xtb/small_f32": "solvent_xtb_test.xyz",
-    "zr_mof/mace": "zr_mof_custom_keys.xyz",
-    "water/one_layer": "water.xyz",  # made here
+    "solvent_xtb/committee_1": "solvent_xtb_test.xyz",
+    "solvent_xtb/committee_2": "solvent_xtb_test.xyz",
+    "solvent_xtb/committee_3": "solvent_xtb_test.xyz",
 }
+DEFAULT = list(CHECKPOINTS)[:3]
 
 
-@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
-def test_checkpoint(checkpoint: str, real_data: Path, tmp_path: Path) -> None:
-    structures = real_data / "data" / CHECKPOINTS[checkpoint]
-    if not structures.exists():
-        structures = water(tmp_path / "water.xyz")
-    path = real_data / "models" / f"{checkpoint}.model"
+@pytest.mark.parametrize("names", [DEFAULT, pytest.param(list(CHECKPOINTS)[3:], marks=pytest.mark.slow)], ids=["three", "the-others"])
+def test_checkpoints(names: list[str], real_data: Path, tmp_path: Path) -> None:
+    arguments = []
+    for number, name in enumerate(names):
+        frames = water() if CHECKPOINTS[name] is None else ase.io.read(real_data / "data" / CHECKPOINTS[name], ":")[FRAMES]
+        bare = [ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc) for frame in frames]
+        ase.io.write(tmp_path / f"{number}.xyz", bare)
+        arguments += [str(real_data / "models" / f"{name}.model"), str(tmp_path / f"{number}.xyz")]
     # Opening a pickle runs code, which is left to a process of its own.
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "tests.parity.read_checkpoint",
-        str(path),
-        str(structures),
-        str(NUM_FRAMES),
-        str(tmp_path),
-    ]
-    environment = {**os.environ, "JAX_ENABLE_X64": "1", "OMP_NUM_THREADS": "1"}
-    child = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-m", "tests.parity.read_checkpoint", str(tmp_path), *arguments]
+    child = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "JAX_ENABLE_X64": "1"}, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
+    for number, name in enumerate(names):
+        check(name, tmp_path / f"{number}.mace", ase.io.read(tmp_path / f"{number}.xyz", ":"), np.load(tmp_path / f"{number}.npz"))
 
-    model = load_model(tmp_path / "model.mace")
-    frames = ase.io.read(tmp_path / "frames.xyz", ":")
-    graphs = [ours.to_graph(frame, model) for frame in frames]
-    largest = capacity_for(graphs)
-    answer = ours.evaluator(model, largest._replace(nodes=max(len(frame) for frame in frames) + 1, graphs=2), hessian=False)
-    reference = np.load(tmp_path / "reference.npz")
+
+def check(name: str, path: Path, frames: list[ase.Atoms], reference: dict[str, np.ndarray]) -> None:
+    model = load_model(path)
+    assert model.config.contraction_basis == "full", name
+    largest = capacity_for([ours.to_graph(frame, model) for frame in frames])
+    answer = ours.evaluator(model, largest._replace(nodes=max(map(len, frames)) + 1, graphs=2), hessian=False)
     for i, frame in enumerate(frames):
         result = answer(frame)
-        assert abs(result["energy"] - reference[f"{i}/energy"]) < ENERGY_PER_ATOM * len(frame)
-        assert np.abs(result["node_energy"] - reference[f"{i}/node_energy"]).max() < ENERGY_PER_ATOM
-        assert np.abs(result["forces"] - reference[f"{i}/forces"]).max() < FORCES
+        assert abs(result["energy"] - reference[f"{i}/energy"]) < ENERGY_PER_ATOM * len(frame), name
+        assert np.abs(result["node_energy"] - reference[f"{i}/node_energy"]).max() < ENERGY_PER_ATOM, name
+        assert np.abs(result["forces"] - reference[f"{i}/forces"]).max() < FORCES, name
         if frame.pbc.all():
-            assert np.abs(result["stress"] - reference[f"{i}/stress"]).max() < STRESS
+            assert np.abs(result["stress"] - reference[f"{i}/stress"]).max() < STRESS, name
 
 
-def water(path: Path) -> Path:
-    """Three small water clusters."""
+def water() -> list[ase.Atoms]:
+    """Two water tetramers."""
     frames = []
-    for seed in range(NUM_FRAMES + 1):
+    for seed in range(2):
         frame = ase.build.molecule("H2O")
         for i in range(3):
             other = ase.build.molecule("H2O")
@@ -83,5 +80,4 @@ def water(path: Path) -> Path:
             frame += other
         frame.rattle(0.1, seed=seed)
         frames.append(frame)
-    ase.io.write(path, frames)
-    return path
+    return frames
