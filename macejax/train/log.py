@@ -116,8 +116,8 @@ class StepLog:
     stopped.
     """
 
-    def __init__(self, log: Log, every: int, max_skipped: int, source_of: Callable[[int], str], memory: Mapping[str, float] | None = None):
-        self.memory = dict(memory or {"interval_sum": 0.0, "interval_count": 0, "epoch_sum": 0.0, "epoch_count": 0})
+    def __init__(self, log: Log, every: int, max_skipped: int, source_of: Callable[[int], str]):
+        self.memory: dict[str, float] = {"interval_sum": 0.0, "interval_count": 0, "epoch_sum": 0.0, "epoch_count": 0}
         self._log = log
         self._every = every
         self._max_skipped = max_skipped

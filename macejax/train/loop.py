@@ -2,62 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from macejax.checkpoint.atomic import write_atomically
 from macejax.checkpoint.lock import lock
 from macejax.checkpoint.manifest import CheckpointError
-from macejax.checkpoint.training import has_checkpoint, remove_leftovers, save_checkpoint
+from macejax.checkpoint.training import has_checkpoint, save_checkpoint
 from macejax.config import ConfigError, TrainConfig, dump_config
-from macejax.data.loader import Loader, Step
-from macejax.data.pack import pack_all
-from macejax.model.mace import build, init_model
-from macejax.potential.predict import SiteEnergy
 from macejax.train.finish import export_best, finish
 from macejax.train.guard import stop_on_signal
-from macejax.train.log import Log, StepLog, open_log
-from macejax.train.loss import Loss, loss_terms
+from macejax.train.log import open_log
 from macejax.train.metrics import ALL
-from macejax.train.optimizer import make_optimizer
-from macejax.train.parallel import make_eval_step, make_train_step
-from macejax.train.prepare import Prepared, prepare, require_labels
 from macejax.train.resume import checkpoint_info, restore
-from macejax.train.schedule import applied_learning_rate, observe_validation, schedule_factor, set_learning_rate
-from macejax.train.state import TrainState, begin_stage, end_epoch, eval_params, init_state, record_validation
+from macejax.train.schedule import applied_learning_rate, observe_validation, set_learning_rate
+from macejax.train.setup import Run, check, set_up
+from macejax.train.state import TrainState, begin_stage, end_epoch, eval_params, record_validation
 from macejax.train.validate import Validation, validate
-
-
-class Stage(NamedTuple):
-    """What differs between the two stages of training."""
-
-    loss: Loss
-    train_step: Callable[..., Any]
-    eval_step: Callable[..., Any]
-
-
-class Run(NamedTuple):
-    """All that a run needs beside its state."""
-
-    config: TrainConfig
-    folder: Path
-    writes: bool  # this process writes the files of the run
-    prepared: Prepared
-    log: Log
-    steps: StepLog
-    optimizer: optax.GradientTransformation
-    stages: tuple[Stage, ...]
-    loader: Loader
-    valid: list[Step]
-    stop: Callable[[], str | None]  # why the run should stop, None as long as it should not
 
 
 class Outcome(NamedTuple):
@@ -87,7 +54,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
       NonFiniteError: loss or gradient was not finite in run.max_skipped steps in a row.
       OSError: the disk refuses.
     """
-    _check(config)
+    check(config)
     folder = Path(config.run.directory) / config.run.name
     writes = jax.process_index() == 0
     with ExitStack() as stack:
@@ -97,7 +64,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
             raise ConfigError(f"{folder} holds the checkpoints of a run: go on with it (--resume), or choose another run.name.")
         log = stack.enter_context(open_log(folder if writes else None, quiet=quiet or not writes))
         signalled = stack.enter_context(stop_on_signal())
-        run, state = _set_up(config, folder, writes, log, stop or signalled)
+        run, state = set_up(config, folder, writes, log, stop or signalled)
         if resume:
             state = restore(folder, state, config, run.prepared.fingerprint, run.steps, log)
             _require_agreement(int(state.step))
@@ -117,58 +84,6 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
         path = finish(config, folder, run.prepared, state, run.stages[int(state.stage)], run.loader, log) if writes else None
         _require_agreement(int(state.step))  # the others wait for the one that writes
         return Outcome(state, path, None)
-
-
-def _check(config: TrainConfig) -> None:
-    """Refuse, before the data are read, what the sections of the configuration cannot know by themselves."""
-    if config.run.dtype == "float64" and not jax.config.jax_enable_x64:
-        raise ConfigError("run.dtype is float64, but JAX computes in float32: call jax.config.update('jax_enable_x64', True) first.")
-    if (config.run.device_count or 1) > jax.local_device_count():
-        raise ConfigError(f"run.device_count is {config.run.device_count}, but there are {jax.local_device_count()} devices.")
-    try:
-        build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
-        schedule_factor(config.optimizer.schedule, 1, config.run.epochs)
-        for loss in (config.loss, config.stage_two_loss()):
-            loss_terms(loss)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None]) -> tuple[Run, TrainState]:
-    """Data, model, optimizer and steps of a run, and the state before its first step."""
-    if writes:
-        for name in ("last", "best"):
-            remove_leftovers(folder / "checkpoints" / name)
-    with _warnings_to(log):
-        prepared = prepare(config, log.warn)
-    local = config.run.device_count or jax.local_device_count()
-    first = jax.process_index() * local
-    loader = Loader(
-        prepared.graphs["train"],
-        config.data.batch_size,
-        seed=config.run.seed,
-        num_devices=local * jax.process_count(),
-        devices=range(first, first + local),
-        dtype=config.run.dtype,
-    )
-    model = init_model(prepared.model, jax.random.key(config.run.seed), jnp.dtype(config.run.dtype))
-    optimizer = make_optimizer(config.optimizer, model.params, loader.steps_per_epoch, config.run.epochs)
-    state = init_state(model.params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
-    apply = build(prepared.model).apply
-    losses = (config.loss, config.stage_two_loss()) if config.stage_two.enabled else (config.loss,)
-    stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in losses)
-    for stage in stages:
-        require_labels(prepared.graphs["train"], stage.loss.weights)
-    valid = pack_all(prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.dtype)
-    sources = [structure.source for structure in prepared.structures["train"]]
-    steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__)
-    _describe(log, prepared, loader, state, local)
-    return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
-
-
-def _stage(apply: SiteEnergy, loss: Loss, optimizer: optax.GradientTransformation, config: TrainConfig, local: int) -> Stage:
-    train_step = make_train_step(apply, loss, optimizer, ema_decay=config.run.ema_decay, num_devices=local)
-    return Stage(loss, train_step, make_eval_step(apply, loss, num_devices=local))
 
 
 def _is_over(run: Run, state: TrainState) -> bool:
@@ -280,28 +195,3 @@ def _of_all_processes(value: int) -> list[int]:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(np.asarray(value)).tolist()
-
-
-def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, devices: int) -> None:
-    sizes = ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items())
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    packing = loader.report()
-    log.say(f"structures: {sizes}; {loader.steps_per_epoch} steps per epoch on {devices} {jax.default_backend()} device(s)")
-    log.say(
-        f"batches: {packing['slot_efficiency']:.0%} of neighbour slots and {packing['node_efficiency']:.0%} of atom slots in use, "
-        f"{packing['shapes_used']} shape(s) to compile"
-    )
-    model = prepared.model
-    log.say(
-        f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours, scale {model.scale:.4g}, "
-        f"shift {model.shift:.4g} eV"
-    )
-
-
-@contextmanager
-def _warnings_to(log: Log) -> Iterator[None]:
-    """Warnings of the statistics as lines of the log."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_args, **_kwargs: log.warn(str(message))
-        yield

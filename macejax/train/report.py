@@ -114,6 +114,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
     draw(axes[2], "learning_rate", "learning rate", "#7048a8")
     for axis, title in zip(axes, ("Loss", "Validation MAE", "Learning rate"), strict=True):
         axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         if axis.lines:
             axis.set_yscale("log")
             axis.legend(frameon=False)

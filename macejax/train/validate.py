@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from macejax.train.loss import Loss
 from macejax.train.metrics import ALL, Errors, gather_sums, mean_loss, summarize
 from macejax.train.parallel import Evaluation
 from macejax.train.report import Parity
+
+IN_FLIGHT = 4  # steps that are dispatched before the first of them is waited for
 
 
 class Predicted(NamedTuple):
@@ -54,9 +57,14 @@ def validate(
       structures: the data set, positions in which the batches give as `index`.
       keep_predictions: return them too.
     """
-    # All steps are dispatched before the first is waited for; what is not needed does not come to the host.
-    results = [eval_step(params, step.batch) for step in steps]
-    results = jax.device_get([result if keep_predictions else result._replace(prediction=None) for result in results])
+    results: list[Evaluation] = []
+    ahead: deque[Evaluation] = deque()
+    for step in steps:
+        result = eval_step(params, step.batch)
+        ahead.append(result if keep_predictions else result._replace(prediction=None))  # what is not needed does not come to the host
+        if len(ahead) > IN_FLIGHT:
+            results.append(jax.device_get(ahead.popleft()))
+    results.extend(jax.device_get(list(ahead)))
     value, terms = mean_loss(loss, (result.terms for result in results))
     sums = gather_sums(((result.errors, result.index) for result in results), len(structures))
     found = (

@@ -75,7 +75,7 @@ def configuration(folder: Path, name: str = "tiny", structures: list[Structure] 
 @contextmanager
 def shared_steps() -> Iterator[None]:
     """Within, runs of the same model and loss share their compiled steps, and write no reports: what they compute stays the same."""
-    from macejax.train import finish, loop
+    from macejax.train import finish, setup
 
     made: dict[Any, Any] = {}
 
@@ -87,7 +87,7 @@ def shared_steps() -> Iterator[None]:
         return wrapped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_train_step", once(loop.make_train_step, "train"))
-        patch.setattr(loop, "make_eval_step", once(loop.make_eval_step, "eval"))
+        patch.setattr(setup, "make_train_step", once(setup.make_train_step, "train"))
+        patch.setattr(setup, "make_eval_step", once(setup.make_eval_step, "eval"))
         patch.setattr(finish, "write_report", lambda *_: None)
         yield

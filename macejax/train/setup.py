@@ -1,0 +1,145 @@
+"""Configuration -> everything a training run needs: data, model, optimizer, compiled steps, and the state before the first step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from macejax.checkpoint.training import remove_leftovers
+from macejax.config import ConfigError, LossConfig, TrainConfig
+from macejax.data.loader import Loader, Step
+from macejax.data.pack import pack_all
+from macejax.model.mace import build, init_model
+from macejax.potential.predict import SiteEnergy
+from macejax.train.log import Log, StepLog
+from macejax.train.loss import Loss, loss_terms
+from macejax.train.optimizer import make_optimizer
+from macejax.train.parallel import make_eval_step, make_train_step
+from macejax.train.prepare import Prepared, prepare, require_labels
+from macejax.train.schedule import schedule_factor
+from macejax.train.state import TrainState, init_state
+
+
+class Stage(NamedTuple):
+    """What differs between the two stages of training."""
+
+    loss: Loss
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+
+
+class Run(NamedTuple):
+    """All that a run needs beside its state."""
+
+    config: TrainConfig
+    folder: Path
+    writes: bool  # this process writes the files of the run
+    prepared: Prepared
+    log: Log
+    steps: StepLog
+    optimizer: optax.GradientTransformation
+    stages: tuple[Stage, ...]
+    loader: Loader
+    valid: list[Step]
+    stop: Callable[[], str | None]  # why the run should stop, None as long as it should not
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse, before the data are read, what the sections of the configuration cannot know by themselves.
+
+    Raises:
+      ConfigError: no such block, irreps, devices or precision; a loss or schedule that cannot be.
+    """
+    if config.run.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("run.dtype is float64, but JAX computes in float32: call jax.config.update('jax_enable_x64', True) first.")
+    if (config.run.device_count or 1) > jax.local_device_count():
+        raise ConfigError(f"run.device_count is {config.run.device_count}, but there are {jax.local_device_count()} devices.")
+    try:
+        build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
+        schedule_factor(config.optimizer.schedule, 1, config.run.epochs)
+        for loss in _losses(config):
+            loss_terms(loss)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None]) -> tuple[Run, TrainState]:
+    """Data, model, optimizer and steps of a run, and the state before its first step.
+
+    Args:
+      config, folder, log: of the run.
+      writes: this process writes the files of the run; it also removes what an interrupted save has left.
+      stop: says why the run should stop, None as long as it should not.
+
+    Raises:
+      DataError: the data cannot be used.
+    """
+    if writes:
+        for name in ("last", "best"):
+            remove_leftovers(folder / "checkpoints" / name)
+    with _warnings_to(log):
+        prepared = prepare(config, log.warn)
+    local = config.run.device_count or jax.local_device_count()
+    first = jax.process_index() * local
+    loader = Loader(
+        prepared.graphs["train"],
+        config.data.batch_size,
+        seed=config.run.seed,
+        num_devices=local * jax.process_count(),
+        devices=range(first, first + local),
+        dtype=config.run.dtype,
+    )
+    model = init_model(prepared.model, jax.random.key(config.run.seed), jnp.dtype(config.run.dtype))
+    optimizer = make_optimizer(config.optimizer, model.params, loader.steps_per_epoch, config.run.epochs)
+    state = init_state(model.params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
+    apply = build(prepared.model).apply
+    stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in _losses(config))
+    for stage in stages:
+        require_labels(prepared.graphs["train"], stage.loss.weights)
+    valid = pack_all(prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.dtype)
+    sources = [structure.source for structure in prepared.structures["train"]]
+    steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__)
+    _describe(log, prepared, loader, state, local)
+    return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
+
+
+def _losses(config: TrainConfig) -> list[LossConfig]:
+    """The loss of each stage."""
+    return [config.loss, config.stage_two_loss()] if config.stage_two.enabled else [config.loss]
+
+
+def _stage(apply: SiteEnergy, loss: Loss, optimizer: optax.GradientTransformation, config: TrainConfig, local: int) -> Stage:
+    train_step = make_train_step(apply, loss, optimizer, ema_decay=config.run.ema_decay, num_devices=local)
+    return Stage(loss, train_step, make_eval_step(apply, loss, num_devices=local))
+
+
+def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, devices: int) -> None:
+    sizes = ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items())
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    packing = loader.report()
+    log.say(f"structures: {sizes}; {loader.steps_per_epoch} steps per epoch on {devices} {jax.default_backend()} device(s)")
+    log.say(
+        f"batches: {packing['slot_efficiency']:.0%} of neighbour slots and {packing['node_efficiency']:.0%} of atom slots in use, "
+        f"{packing['shapes_used']} shape(s) to compile"
+    )
+    model = prepared.model
+    log.say(
+        f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours, scale {model.scale:.4g}, "
+        f"shift {model.shift:.4g} eV"
+    )
+
+
+@contextmanager
+def _warnings_to(log: Log) -> Iterator[None]:
+    """Warnings of the statistics as lines of the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_args, **_kwargs: log.warn(str(message))
+        yield
