@@ -32,7 +32,7 @@ def neighbors(
       receivers [E] int32, senders [E] int32, shifts [E, 3] int32, sorted by receiver, sender and shift. With (i, j, S) there is (j, i, -S).
 
     Raises:
-      DataError: an atom would have more than MAX_NEIGHBORS neighbours.
+      DataError: a number is not finite, or an atom would have more than MAX_NEIGHBORS neighbours.
     """
     return symmetric_neighbors(positions, cell, pbc, cutoff, source)[:3]
 
@@ -41,6 +41,8 @@ def symmetric_neighbors(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, source: str = ""
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`neighbors`, and with it `reverse` [E] int32: the place in the list of the edge (j, i, -S) of every edge (i, j, S)."""
+    if not (np.isfinite(positions).all() and np.isfinite(cell).all() and 0 < cutoff < np.inf):
+        raise DataError(f"{source or 'structure'}: positions, cell and cutoff must be finite, and the cutoff ({cutoff} Angstrom) positive.")
     _refuse_collapsed_cell(len(positions), cell, pbc, cutoff, source)
     wrapped, images = wrap(positions, cell, pbc)
     receivers, senders, shifts, lengths = find_pairs(wrapped, cell, pbc, cutoff)

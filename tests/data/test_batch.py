@@ -148,6 +148,15 @@ def test_batch_of_nothing() -> None:
     check_contract(batch([], capacity, np.float32), [], capacity, np.float32)
 
 
+def test_species_table_repeats_the_first_species() -> None:
+    """Of silicon alone, whose index is not 0."""
+    graphs = graphs_of(("silicon2",))
+    capacity = capacity_for(graphs)._replace(species=3)
+    rows = batch(graphs, capacity)
+    check_contract(rows, graphs, capacity, np.float32)
+    assert rows.globals["species_table"].tolist() == [zoo.ELEMENTS.index(14)] * 3
+
+
 def test_capacity_is_tight() -> None:
     graphs = graphs_of(("hydrogen_atom", "ethanol"))
     assert capacity_for(graphs) == Capacity(nodes=10, slots=8, graphs=3, species=3)
