@@ -6,7 +6,7 @@ import numpy as np
 
 from macejax.data.structure import Structure
 from macejax.testing import limits
-from macejax.testing.errors import largest
+from macejax.testing.errors import energy_relative, largest
 from macejax.testing.evaluate import evaluate
 from macejax.testing.report import Check, worst_of
 from macejax.testing.structures import bond_length
@@ -27,7 +27,7 @@ def smoothness(subject: Subject) -> list[Check]:
                 outer.append(make(subject, number, subject.cutoff + distance))
                 distances.append(distance)
     results = list(zip(names, evaluate(subject, inner), evaluate(subject, outer), distances, strict=True))
-    energies = [(abs(a.energy - b.energy) / (1.0 if subject.is_double else max(abs(b.energy), limits.UNIT)), n) for n, a, b, _ in results]
+    energies = [(abs(a.energy - b.energy) if subject.is_double else energy_relative(a, b), n) for n, a, b, _ in results]
     forces = [(largest(a.forces - b.forces), n) for n, a, b, _ in results]
     checks = [
         worst_of(9, "energy across the cutoff, in eV", subject.limit(limits.CUTOFF_ENERGY), energies),

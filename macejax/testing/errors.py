@@ -32,14 +32,19 @@ def largest(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0.0))
 
 
+def virial_per_atom(result: Result) -> float:
+    """Largest component of dE/d(strain) per atom (eV): the measure of the terms that cancel in the forces of a compressed crystal."""
+    return largest(result.strain_derivative) / len(result.forces)
+
+
 def energy_per_atom(result: Result, expected: Result) -> float:
     """Error of the energy, eV/atom."""
     return abs(result.energy - expected.energy) / len(expected.node_energy)
 
 
 def energy_relative(result: Result, expected: Result) -> float:
-    """Error of the energy relative to it."""
-    return abs(result.energy - expected.energy) / max(abs(expected.energy), UNIT)
+    """Error of the energy relative to it, or to the virial."""
+    return abs(result.energy - expected.energy) / max(abs(expected.energy), largest(expected.strain_derivative), UNIT)
 
 
 def force_absolute(result: Result, expected: Result) -> float:
@@ -49,16 +54,17 @@ def force_absolute(result: Result, expected: Result) -> float:
 
 def force_over_rms(result: Result, expected: Result) -> float:
     """Largest error of a force component in units of the rms force."""
-    return force_absolute(result, expected) / max(rms(expected.forces), FORCE_FLOOR)
+    return force_absolute(result, expected) / max(rms(expected.forces), force_floor(expected))
+
+
+def force_floor(result: Result) -> float:
+    """The rms force (eV/Angstrom) that a structure is given at least: a hundredth of 1, or of its virial per atom over 1 Angstrom."""
+    return FORCE_FLOOR * max(UNIT, virial_per_atom(result))
 
 
 def force_relative(result: Result, expected: Result) -> float:
-    """Largest error of a force component relative to the rms force, or to the pair forces that cancel in it.
-
-    Their measure is the virial per atom over 1 Angstrom: in a compressed crystal, whose forces vanish by symmetry, it is large.
-    """
-    cancelling = largest(expected.strain_derivative) / len(expected.forces)
-    return force_absolute(result, expected) / max(rms(expected.forces), cancelling, UNIT)
+    """Largest error of a force component relative to the rms force, or to the virial per atom over 1 Angstrom."""
+    return force_absolute(result, expected) / max(rms(expected.forces), virial_per_atom(expected), UNIT)
 
 
 def strain_relative(result: Result, expected: Result) -> float:

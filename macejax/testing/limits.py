@@ -16,7 +16,7 @@ class Limit(NamedTuple):
     float32: float | None
 
 
-FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest force scale that a threshold in units of the rms force is multiplied with
+FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest rms force; more where large pair forces cancel (errors.force_floor)
 STRAIN_FLOOR = 1e-1  # eV, the same for dE/d(strain)
 GRADIENT_FLOOR = 1e-3  # of the largest parameter gradient: smaller ones are compared in units of it
 UNIT = 1.0  # eV or eV/Angstrom: relative errors are relative to this where the value is smaller
@@ -38,7 +38,7 @@ HESSIAN_SYMMETRY = Limit(1e-6, None)  # eV/Angstrom^2
 HESSIAN_ACOUSTIC = Limit(1e-8, None)  # eV/Angstrom^2
 
 # Row 4 to 6, 15: symmetries.
-ROTATION_ENERGY = Limit(1e-10, 1e-5)  # eV/atom
+ROTATION_ENERGY = Limit(1e-10, 1e-5)  # eV/atom; relative in float32
 ROTATION_FORCE_ABSOLUTE = Limit(1e-10, None)  # eV/Angstrom
 ROTATION_FORCE_RELATIVE = Limit(1e-10, 1e-4)  # rms force
 ROTATION_STRAIN = Limit(1e-10, 1e-4)  # relative
@@ -51,12 +51,12 @@ EQUIVALENT_CELL = Limit(1e-10, 1e-5)  # relative
 # Row 7 to 12, 14: locality.
 BATCHING = Limit(1e-12, 1e-5)  # relative
 LEAKAGE = Limit(0.0, 0.0)
-CUTOFF_ENERGY = Limit(1e-9, 1e-6)  # eV; in float32 relative where the energy is larger than 1 eV
+CUTOFF_ENERGY = Limit(1e-9, 1e-6)  # eV; relative in float32
 CUTOFF_FORCE = Limit(1e-6, 1e-4)  # eV/Angstrom
 CUTOFF_CURVATURE = Limit(1e-4, None)  # eV/Angstrom^2
 LIST_INDEPENDENCE = Limit(1e-12, 1e-6)  # relative, of one dtype: float32 against float64 is held to BATCHING
-EXTENSIVITY_ENERGY = Limit(1e-10, 1e-5)  # eV/atom
-EXTENSIVITY_FORCE = Limit(1e-10, 1e-5)  # relative
+EXTENSIVITY_ENERGY = Limit(1e-10, 1e-5)  # eV/atom; relative in float32
+EXTENSIVITY_FORCE = Limit(1e-10, 1e-4)  # relative; float32 resolves 1e-6 Angstrom in a supercell of 25 Angstrom
 FRAGMENTS = Limit(1e-10, 1e-4)  # relative
 SMALL_CELL = Limit(1e-10, 1e-5)  # relative
 

@@ -10,7 +10,7 @@ from macejax.data.batch import batch
 from macejax.data.graph import Graph
 from macejax.data.structure import Structure
 from macejax.testing import limits
-from macejax.testing.errors import Case, agree, compare, energy_per_atom, force_relative, largest, strain_relative
+from macejax.testing.errors import Case, agree, compare, energy_per_atom, energy_relative, force_relative, largest, strain_relative
 from macejax.testing.evaluate import evaluate, evaluate_batch, exact_capacity, expected, graphs_of, pack, select
 from macejax.testing.report import Check, worst_of
 from macejax.testing.structures import dense_crystal
@@ -145,7 +145,7 @@ def _extensive(
     results = evaluate(subject, [case.structure for case in cases])
     found = list(zip(cases, results, strict=True))
     quantities = [
-        ("energy per atom", energy_limit, energy_per_atom),
+        ("energy per atom", energy_limit, energy_per_atom if subject.is_double else energy_relative),
         ("forces", force_limit, force_relative),
         ("stress", force_limit, strain_relative),
     ]

@@ -1,12 +1,20 @@
-"""Options that make XLA compile several times faster, for tests whose arrays are tiny."""
+"""check_potential with options that make XLA compile several times faster: in these tests arrays are tiny."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 
+from macejax.testing import Report, check_potential
+
 WANTED = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def check(*arguments: Any, **options: Any) -> Report:
+    """`check_potential`, compiled in a hurry."""
+    return check_potential(*arguments, compiler_options=compiler_options(), **options)
 
 
 @functools.cache

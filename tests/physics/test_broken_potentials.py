@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from macejax.testing import check_potential, edge_cases
+from macejax.testing import edge_cases
 from tests.physics import toy
 from tests.physics.broken import BROKEN, BROKEN_IN_FLOAT32, CONFIG, bare_atom_has_no_energy
-from tests.physics.quick import compiler_options
+from tests.physics.quick import check
 
 
 @pytest.mark.parametrize("potential", BROKEN, ids=lambda potential: potential.__name__)
@@ -33,12 +33,11 @@ def test_energy_of_an_isolated_atom_is_compared_with_the_one_that_is_expected() 
 
 def test_features_of_other_irreps_than_they_claim_are_caught() -> None:
     arguments = (toy.make(CONFIG), toy.init(CONFIG), CONFIG)
-    report = check_potential(
-        *arguments, rows=[4], compiler_options=compiler_options(), features=toy.features(CONFIG), feature_irreps=["0e+1e"]
-    )
-    assert {check.promise for check in report.failures} == {"features turn as their irreps, relative"}
+    options = {"rows": [4], "features": toy.features(CONFIG)}
+    report = check(*arguments, feature_irreps=["0e+1e"], **options)
+    assert {found.promise for found in report.failures} == {"features turn as their irreps, relative"}
     with pytest.raises(ValueError, match="1 arrays, but feature_irreps names 2"):
-        check_potential(*arguments, rows=[4], features=toy.features(CONFIG), feature_irreps=["0e+1o", "0e"])
+        check(*arguments, feature_irreps=["0e+1o", "0e"], **options)
 
 
 def test_an_element_that_is_not_refused_by_name_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +50,6 @@ def test_an_element_that_is_not_refused_by_name_is_caught(monkeypatch: pytest.Mo
 
 def failed_rows(potential: Callable, **options: object) -> set[int]:
     """The rows that the potential does not pass."""
-    report = check_potential(potential, toy.init(CONFIG), CONFIG, compiler_options=compiler_options(), **options)
-    assert all(np.isfinite(check.threshold) for check in report.checks)
-    return {check.row for check in report.failures}
+    report = check(potential, toy.init(CONFIG), CONFIG, **options)
+    assert all(np.isfinite(found.threshold) for found in report.checks)
+    return {found.row for found in report.failures}

@@ -8,27 +8,33 @@ import numpy as np
 import pytest
 
 from macejax.data.structure import DataError, Structure
-from macejax.testing import Report, check_potential
+from macejax.testing import Report
 from macejax.testing.report import require, worst_of
 from tests.physics import toy
 from tests.physics.broken import CONFIG
+from tests.physics.quick import check
 from tests.structures import ELEMENTS, ZOO, structure
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_toy_passes_on_its_own_structures(dtype: str) -> None:
-    report = check_potential(
-        toy.make(CONFIG), toy.init(CONFIG), CONFIG, dtype=dtype, features=toy.features(CONFIG), feature_irreps=toy.FEATURE_IRREPS
+    report = check(
+        toy.make(CONFIG),
+        toy.init(CONFIG),
+        CONFIG,
+        dtype=dtype,
+        features=toy.features(CONFIG),
+        feature_irreps=toy.FEATURE_IRREPS,
     )
     assert report.passed, str(report)
     rows = set(range(1, 22)) - ({3, 20} if dtype == "float32" else set())
-    assert {check.row for check in report.checks} == rows
+    assert {found.row for found in report.checks} == rows
 
 
 def test_the_toy_passes_on_the_zoo() -> None:
     config = toy.ToyConfig(ELEMENTS, 4.0)
     zoo = {name: structure(name) for name in ZOO}
-    report = check_potential(toy.make(config), toy.init(config), config, structures=zoo, raise_on_failure=True)
+    report = check(toy.make(config), toy.init(config), config, structures=zoo, raise_on_failure=True)
     assert report.passed
 
 
@@ -39,7 +45,7 @@ def test_a_small_potential_is_held_to_the_same_standard() -> None:
     def slightly_anisotropic(params, vectors, graph):
         return 1e-6 * sound(params, vectors * np.array([1.0, 1.0, 1.01]), graph)
 
-    report = check_potential(slightly_anisotropic, toy.init(CONFIG), CONFIG, rows=[4])
+    report = check(slightly_anisotropic, toy.init(CONFIG), CONFIG, rows=[4])
     assert report.factor > 1e5 and not report.passed
 
 
@@ -61,12 +67,12 @@ def test_raise_on_failure() -> None:
         return graph.nodes["positions"][:, 0] * graph.nodes["mask"]
 
     with pytest.raises(AssertionError, match="row 6"):
-        check_potential(energy_of_nothing_but_place, toy.init(CONFIG), CONFIG, rows=[6], raise_on_failure=True)
+        check(energy_of_nothing_but_place, toy.init(CONFIG), CONFIG, rows=[6], raise_on_failure=True)
 
 
 def test_nan_is_the_worst_and_never_passes() -> None:
-    check = worst_of(1, "forces", 1e-6, [(math.inf, "a"), (math.nan, "b"), (0.0, "c")])
-    assert not check.passed
+    worst = worst_of(1, "forces", 1e-6, [(math.inf, "a"), (math.nan, "b"), (0.0, "c")])
+    assert not worst.passed
     assert not worst_of(1, "forces", 1e-6, [(math.nan, "b"), (0.0, "c")]).passed
 
 
@@ -78,19 +84,19 @@ def test_a_promise_tried_on_nothing_does_not_pass() -> None:
 def test_arguments_that_make_no_sense_are_refused() -> None:
     arguments = (toy.make(CONFIG), toy.init(CONFIG), CONFIG)
     with pytest.raises(ValueError, match="dtype must be"):
-        check_potential(*arguments, dtype="bfloat16")
+        check(*arguments, dtype="bfloat16")
     with pytest.raises(ValueError, match=r"no rows \[22\]"):
-        check_potential(*arguments, rows=[1, 22])
+        check(*arguments, rows=[1, 22])
     with pytest.raises(ValueError, match=r"no rows \[3\] in float32"):
-        check_potential(*arguments, rows=[3], dtype="float32")
+        check(*arguments, rows=[3], dtype="float32")
     gold = Structure(numbers=np.array([79]), positions=np.zeros((1, 3)))
     with pytest.raises(DataError, match="Au"):
-        check_potential(*arguments, structures=[gold])
+        check(*arguments, structures=[gold])
 
 
 def test_rows_that_no_structure_suits_take_default_ones() -> None:
     water = structure("water")
     config = toy.ToyConfig((1, 8), 3.5)
-    report = check_potential(toy.make(config), toy.init(config), config, structures=[water], rows=[6, 11])
+    report = check(toy.make(config), toy.init(config), config, structures=[water], rows=[6, 11])
     assert report.passed
-    assert {check.row for check in report.checks} == {6, 11}
+    assert {found.row for found in report.checks} == {6, 11}

@@ -11,8 +11,8 @@ import pytest
 
 from macejax.config import ModelConfig
 from macejax.model.mace import INTERACTIONS, build, init_model, layer_irreps
-from macejax.testing import Report, check_potential
-from tests.physics.quick import compiler_options
+from macejax.testing import Report
+from tests.physics.quick import check
 from tests.structures import ELEMENTS, SMALL_CUTOFF, ZOO, structure
 
 # Rows that need no further function compiled than energy and forces at one shape.
@@ -35,14 +35,13 @@ def report_of(model_config: ModelConfig, names: list[str], **options: object) ->
     module = build(model_config)
     model = init_model(model_config, jax.random.key(0), jnp.float64)
     single = [str(e3nn.Irreps([(1, ir) for _, ir in e3nn.Irreps(irreps)])) for irreps in layer_irreps(model_config)]
-    return check_potential(
+    return check(
         module.apply,
         model.params,
         model_config,
         structures={name: structure(name) for name in names},
         features=lambda params, vectors, graph: module.apply(params, vectors, graph, method="features"),
         feature_irreps=single,
-        compiler_options=compiler_options(),
         **options,
     )
 
@@ -50,7 +49,7 @@ def report_of(model_config: ModelConfig, names: list[str], **options: object) ->
 def test_a_mace_keeps_every_promise() -> None:
     report = report_of(config(), SPARSE)
     assert report.passed, str(report)
-    assert {check.row for check in report.checks} == set(range(1, 22))
+    assert {found.row for found in report.checks} == set(range(1, 22))
 
 
 def test_a_mace_keeps_every_promise_in_float32() -> None:
