@@ -67,7 +67,7 @@ def restore_checkpoint(folders: Sequence[Path], template: State, warn: Callable[
       FileNotFoundError: there is no checkpoint at all.
       CheckpointError: there are some, but none is whole; or it belongs to another model or optimizer.
     """
-    candidates = sorted((path for folder in folders for path in _steps(folder)), key=lambda path: path.name, reverse=True)
+    candidates = sorted((path for folder in folders for path in _steps(folder.resolve())), key=lambda path: path.name, reverse=True)
     if not candidates:
         raise FileNotFoundError(f"there is no checkpoint in {' or '.join(map(str, folders))}.")
     reasons = []

@@ -54,6 +54,14 @@ def test_round_trip_is_bitwise_and_old_ones_go(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["000000002", "000000003"]
 
 
+def test_relative_paths_are_as_good(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(Path("run/last"), 7, state(7), {}, keep=1)
+    assert same(state(7), warnings_of(Path("run/last"))[0])
+
+
 def test_every_kind_of_damage_is_seen(saved, tmp_path):
     """Truncation at 10 offsets and a flipped bit at 100 seeded ones, over all files; missing, empty, swapped, strange and linked files."""
     random = np.random.default_rng(0)
