@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+# Up to here the copies of the features, one per species, are cheaper than a loop.
+_STACKED_SPECIES = 8
+
 
 class Species(NamedTuple):
     """The elements present in a batch, so that the cost follows them and not the periodic table."""
@@ -84,9 +87,18 @@ class SpeciesLinear(nn.Module):
 
 
 def _of_atoms(x: jax.Array, weight: jax.Array, species: Species) -> jax.Array:
-    """One product per species present, masked: never x @ W[species], which copies a matrix per atom and whose transpose is a scatter."""
-    masked = (x * species.member[:, s, None, None] for s in range(weight.shape[0]))
-    return sum((part @ weight[s] for s, part in enumerate(masked)), start=jnp.zeros((*x.shape[:-1], weight.shape[-1]), x.dtype))
+    """Products with the matrix of each atom's species, never as x @ W[species], which copies a matrix per atom and whose transpose is a
+    scatter: few species as one product over (species, channel), many one after the other."""
+    num_species, fan, channels = weight.shape
+    if num_species <= _STACKED_SPECIES:
+        stacked = x[:, :, None] * species.member[:, None, :, None]  # [N, 2l+1, S, K_in]
+        return stacked.reshape(*x.shape[:2], num_species * fan) @ weight.reshape(num_species * fan, channels)
+
+    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        member, matrix = part
+        return total + (x * member[:, None, None]) @ matrix, None
+
+    return jax.lax.scan(add, jnp.zeros((*x.shape[:2], channels), x.dtype), (species.member.T, weight))[0]
 
 
 def _of_table(x: jax.Array, weight: jax.Array, species: Species) -> jax.Array:

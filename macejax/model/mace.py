@@ -130,11 +130,17 @@ def build(config: ModelConfig, *, interaction_first: Block | None = None, intera
 
 
 def init_model(config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Model:
-    """A model with random parameters, drawn from the distributions of mace-torch."""
-    graph = _example_graph(np.dtype(dtype))
-    module = build(config)
-    params = jax.jit(module.init)(key, jnp.zeros((1, 4, 3), dtype), graph)
-    return Model(config, params)
+    """A model with random parameters, from the distributions of mace-torch, which `build(config).init` draws from too.
+
+    Here one draw serves all parameters: one per parameter takes ten seconds to compile.
+    """
+    shapes, tree = jax.tree.flatten_with_path(parameter_shapes(config))
+    sizes = [leaf.size for _, leaf in shapes]
+    parts = jnp.split(jax.random.normal(key, (sum(sizes),), dtype), np.cumsum(sizes)[:-1])
+    # All are standard normal, but for the product basis, whose weights are divided by the number of paths.
+    divisors = [leaf.shape[1] if any(getattr(step, "key", None) == "contraction" for step in path) else 1 for path, leaf in shapes]
+    leaves = [part.reshape(leaf.shape) / divisor for part, (_, leaf), divisor in zip(parts, shapes, divisors, strict=True)]
+    return Model(config, jax.tree.unflatten(tree, leaves))
 
 
 def layer_irreps(config: ModelConfig) -> list[str]:

@@ -10,11 +10,11 @@ import pytest
 from macejax.config import ModelConfig
 from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graph
-from macejax.model import interaction
+from macejax.model import interaction, linear
 from macejax.model.coupling import polynomials
 from macejax.model.geometry import edge_vectors
 from macejax.model.interaction import RealAgnosticResidual
-from macejax.model.mace import MACE, ScaleShiftMACE, build, count_parameters, init_model
+from macejax.model.mace import INTERACTIONS, MACE, ScaleShiftMACE, build, count_parameters, init_model
 from macejax.ops import blocks
 from tests.structures import structure
 
@@ -39,14 +39,27 @@ def test_numbers_of_parameters_are_those_of_the_paper():
     assert count_parameters(ModelConfig(**large, **three, interaction_first="RealAgnostic")) == 3_393_808
 
 
+@pytest.mark.parametrize("name", INTERACTIONS)
+def test_one_draw_for_all_parameters_has_the_distributions_of_the_modules(name):
+    config = ModelConfig(**{**SMALL, "hidden_irreps": "16x0e+16x1o"}, interaction_first=name, interaction=name)
+    ours = init_model(config, jax.random.key(0), jnp.float64).params
+    graph = ethanol()
+    flax = jax.jit(build(config).init)(jax.random.key(1), edge_vectors(graph), graph)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), ours) == jax.tree.map(lambda x: (x.shape, x.dtype), flax)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(flax), strict=True):
+        if a.size >= 48:
+            assert abs(np.log(a.std() / b.std())) < 5 / np.sqrt(a.size) and abs(a.mean()) < 5 * b.std() / np.sqrt(a.size)
+
+
 @pytest.mark.parametrize("first", ["RealAgnostic", "RealAgnosticResidual"])
-def test_general_convolution_and_small_blocks_give_the_same_energies(monkeypatch, first):
+def test_the_paths_for_many_species_and_large_systems_give_the_same_energies(monkeypatch, first):
     config = ModelConfig(**SMALL, interaction_first=first)
     params = init_model(config, jax.random.key(0), jnp.float64).params
     expected = node_energies(config, params)
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", 1)
     np.testing.assert_allclose(node_energies(config, params), expected, rtol=1e-12, atol=1e-12)
     monkeypatch.setattr(interaction, "_MAX_FACTORISED_SPECIES", 0)
+    monkeypatch.setattr(linear, "_STACKED_SPECIES", 0)
     np.testing.assert_allclose(node_energies(config, params), expected, rtol=1e-12, atol=1e-12)
 
 
