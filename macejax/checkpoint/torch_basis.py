@@ -29,7 +29,7 @@ def contraction_weights(config: ModelConfig, state: dict[str, np.ndarray]) -> tu
 
     Args:
       config: architecture.
-      state: arrays by their mace-torch names; the weights that are used are removed, the `U_matrix_*` stay.
+      state: arrays by their mace-torch names; what is used is taken out of it.
 
     Returns:
       The config with `contraction_basis` set to `full` where every path of the module is macejax's own, else to `reduced`; and, for each
@@ -50,14 +50,26 @@ def contraction_weights(config: ModelConfig, state: dict[str, np.ndarray]) -> tu
             full[-1][irrep], reduced[-1][irrep] = {}, {}
             for degree in range(1, correlation + 1):
                 suffix = "weights_max" if degree == correlation else f"weights.{correlation - 1 - degree}"
-                weight = state.pop(f"{name}.{suffix}")
+                weight = take(state, f"{name}.{suffix}")
                 ours = polynomials(config.l_max, degree, irrep)
-                coefficients, agree = _express(state[f"{name}.U_matrix_{degree}"], ours, config.l_max, degree, name)
+                coupling = take(state, f"{name}.U_matrix_{degree}")
+                coefficients, agree = _express(coupling, ours, config.l_max, degree, name)
                 columns_agree &= agree
                 full[-1][irrep][str(degree)] = weight
                 reduced[-1][irrep][str(degree)] = np.einsum("zpk,pr->zrk", weight, coefficients).astype(weight.dtype)
     basis = "full" if columns_agree else "reduced"
     return config.model_copy(update={"contraction_basis": basis}), full if columns_agree else reduced
+
+
+def take(state: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The array `name`, taken out of `state`.
+
+    Raises:
+      TorchImportError: there is none.
+    """
+    if name not in state:
+        raise TorchImportError(f"the module has no {name}, where every MACE of mace-torch that macejax knows has one.")
+    return state.pop(name)
 
 
 def correlations(config: ModelConfig) -> tuple[int, ...]:

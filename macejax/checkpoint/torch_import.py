@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
+from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights, take
 from macejax.config import ModelConfig
 from macejax.model.mace import Model
 
@@ -71,7 +72,7 @@ def read_config(module: Any) -> ModelConfig:
     correlation = tuple(_same((len(c.weights) + 1 for c in p.symmetric_contractions.contractions), "correlation") for p in products)
     readout = module.readouts[-1]
     has_shift = type(module).__name__ == "ScaleShiftMACE"
-    return ModelConfig(
+    fields: dict[str, Any] = dict(
         model=type(module).__name__,
         elements=tuple(int(number) for number in module.atomic_numbers),
         e0s=tuple(_numpy(module.atomic_energies_fn.atomic_energies).ravel().tolist()),
@@ -91,6 +92,10 @@ def read_config(module: Any) -> ModelConfig:
         scale=_numpy(module.scale_shift.scale).item() if has_shift else 1.0,
         shift=_numpy(module.scale_shift.shift).item() if has_shift else 0.0,
     )
+    try:
+        return ModelConfig(**fields)
+    except ValidationError as error:
+        raise TorchImportError(f"macejax has no such model: {error}") from error
 
 
 def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: l
     num_elements, hidden, edge = len(config.elements), _irreps(config.hidden_irreps), range(config.l_max + 1)
     channels, degrees, last = hidden[0][0], [degree for _, degree in hidden], config.num_interactions - 1
     square = (channels, channels)
-    params: dict[str, Any] = {"node_embedding": {"weight": state.pop("node_embedding.linear.weight").reshape(num_elements, channels)}}
+    params: dict[str, Any] = {"node_embedding": {"weight": take(state, "node_embedding.linear.weight").reshape(num_elements, channels)}}
     for layer in range(config.num_interactions):
         inputs, outputs = (degrees if layer else [0]), (degrees if layer < last else degrees[:1])
         agnostic = (config.interaction if layer else config.interaction_first) == "RealAgnostic"
@@ -112,7 +117,7 @@ def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: l
         name = f"interactions.{layer}"
         params[f"interaction_{layer}"] = {
             "linear_up": _blocks(state, f"{name}.linear_up.weight", inputs, lambda _: square),
-            "radial_mlp": {f"layer{i}": state.pop(f"{name}.conv_tp_weights.layer{i}.weight") for i in range(len(config.radial_mlp) + 1)},
+            "radial_mlp": {f"layer{i}": take(state, f"{name}.conv_tp_weights.layer{i}.weight") for i in range(len(config.radial_mlp) + 1)},
             "linear": _blocks(
                 state, f"{name}.linear.weight", edge, lambda out, ins=inputs: (_num_paths(ins, edge, out) * channels, channels)
             ),
@@ -132,16 +137,16 @@ def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: l
 def _readout(config: ModelConfig, state: dict[str, np.ndarray], layer: int, channels: int) -> dict[str, np.ndarray]:
     name = f"readouts.{layer}"
     if layer == 0 or layer < config.num_interactions - 1:
-        return {"linear": state.pop(f"{name}.linear.weight").reshape(channels, 1)}
+        return {"linear": take(state, f"{name}.linear.weight").reshape(channels, 1)}
     return {
-        "linear_1": state.pop(f"{name}.linear_1.weight").reshape(channels, -1),
-        "linear_2": state.pop(f"{name}.linear_2.weight").reshape(-1, 1),
+        "linear_1": take(state, f"{name}.linear_1.weight").reshape(channels, -1),
+        "linear_2": take(state, f"{name}.linear_2.weight").reshape(-1, 1),
     }
 
 
 def _blocks(state: dict[str, np.ndarray], name: str, degrees: Iterable[int], shape: Any) -> dict[str, np.ndarray]:
     """A flat weight cut into one array per irrep, in order; `shape` gives the shape for a degree."""
-    flat, start, blocks = state.pop(name).ravel(), 0, {}
+    flat, start, blocks = take(state, name).ravel(), 0, {}
     for degree in degrees:
         size = math.prod(shape(degree))
         blocks[_key(degree)] = flat[start : start + size].reshape(shape(degree))
@@ -171,7 +176,9 @@ def _refuse_foreign_parts(module: Any) -> None:
     if len(getattr(module, "heads", ["Default"])) > 1:
         raise TorchImportError(f"the module has several heads ({', '.join(module.heads)}); extract one with mace_select_head.")
     for block in (*module.interactions, *module.products):
-        if getattr(getattr(block, "cueq_config", None), "enabled", False):
+        contraction = getattr(block, "symmetric_contractions", None)
+        foreign = contraction is not None and not hasattr(contraction, "contractions")
+        if foreign or getattr(getattr(block, "cueq_config", None), "enabled", False):
             raise TorchImportError("the module keeps its weights in cuequivariance's layout; convert it with mace_cueq_to_e3nn.")
     _refuse_foreign_blocks(module)
     _refuse_foreign_irreps(module)
@@ -213,12 +220,16 @@ def _refuse_foreign_irreps(module: Any) -> None:
         raise TorchImportError(
             f"hidden irreps {module.products[0].linear.irreps_out} are not scalars first, ascending, with equal multiplicities."
         )
+    edge = _irreps(module.spherical_harmonics.irreps_out)
+    if [degree for _, degree in edge] != list(range(len(edge))) or hidden[-1][1] > edge[-1][1]:
+        raise TorchImportError(
+            f"spherical harmonics {module.spherical_harmonics.irreps_out} are not those of every degree up to an l_max that reaches the "
+            f"hidden irreps {module.products[0].linear.irreps_out}."
+        )
     if len(outputs) > 1 and (outputs[-1] != hidden[:1] or any(irreps != hidden for irreps in outputs[:-1])):
         raise TorchImportError(
             f"the layers put out {outputs}, where macejax has the same irreps in each but the last, and scalars in that."
         )
-    if [degree for _, degree in _irreps(module.spherical_harmonics.irreps_out)] != list(range(len(module.spherical_harmonics.irreps_out))):
-        raise TorchImportError(f"spherical harmonics {module.spherical_harmonics.irreps_out} are not those of every degree up to l_max.")
 
 
 def _irreps(irreps: Any) -> list[tuple[int, int]]:

@@ -41,6 +41,8 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
         ({"heads": ["one", "two"], "atomic_inter_scale": [1.0, 1.0], "atomic_inter_shift": [0.0, 0.0]}, "one, two"),
         ({"hidden": "2x0e + 2x1e", "l_max": 1}, "natural parity"),
         ({"hidden": "2x0e + 4x1o"}, "equal multiplicities"),
+        ({"hidden": "2x0e + 2x1o + 2x2e"}, "reaches the hidden irreps"),
+        ({"elements": (22, 8)}, "ascending"),
     ],
 )
 def test_a_part_that_macejax_lacks_is_refused_by_name(make: Callable[..., Any], options: dict[str, Any], sentence: str) -> None:
