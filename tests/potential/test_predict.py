@@ -73,13 +73,13 @@ def test_stress_is_the_strain_derivative_per_volume_and_nan_without_one(params, 
 def test_atomic_virials_sum_to_the_virial(params, graph):
     _, gradient = jax.jit(lambda p, g: edge_gradient(SITE_ENERGY, p, g))(params, graph)
     shares = atomic_virials(gradient, graph)
-    total = predict(SITE_ENERGY, params, graph).strain_derivative
+    total = jax.jit(lambda p, g: predict(SITE_ENERGY, p, g))(params, graph).strain_derivative
     for g in range(3):
         np.testing.assert_allclose(shares[graph.nodes["graph"] == g].sum(0), -total[g], atol=1e-12)
     assert (shares[~graph.nodes["mask"]] == 0).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 1000])
+@pytest.mark.parametrize("chunk", [1, 5])
 def test_hessian_equals_differences_of_forces_and_does_not_depend_on_the_chunk(params, graph, chunk):
     found = np.asarray(jax.jit(lambda p, g: hessian(SITE_ENERGY, p, g, chunk=chunk))(params, graph))
     forces = jax.jit(lambda x: predict(SITE_ENERGY, params, graph._replace(nodes={**graph.nodes, "positions": x})).forces)
