@@ -27,7 +27,6 @@ def to_graphs_tuple(rows: jraph.GraphsTuple) -> jraph.GraphsTuple:
 
     atom, edge, real = (np.asarray(field["mask"]) for field in (rows.nodes, rows.edges, rows.globals))
     num_slots = len(edge) // max(len(atom), 1)
-    place = np.cumsum(atom) - 1  # of every real atom, the padding left out
     graph_of_edge = np.repeat(np.asarray(rows.nodes["graph"]), num_slots)[edge]
     nodes = {key: np.asarray(rows.nodes[key])[atom] for key in ("positions", "species", "forces")}
     nodes["forces"] = np.where(np.asarray(rows.nodes["forces_mask"])[atom], nodes["forces"], np.nan)
@@ -39,8 +38,8 @@ def to_graphs_tuple(rows: jraph.GraphsTuple) -> jraph.GraphsTuple:
     return GraphsTuple(
         nodes=nodes,
         edges={"shift": np.asarray(rows.edges["shift"])[edge]},
-        senders=place[np.asarray(rows.senders)[edge]].astype(np.int32),
-        receivers=place[np.asarray(rows.receivers)[edge]].astype(np.int32),
+        senders=np.asarray(rows.senders)[edge],  # real atoms come first, so their numbers stay
+        receivers=np.asarray(rows.receivers)[edge],
         globals=fields,
         n_node=np.asarray(rows.n_node)[real],
         n_edge=np.bincount(graph_of_edge, minlength=len(real))[real].astype(np.int32),

@@ -55,6 +55,7 @@ def test_comment_of_a_plain_xyz_file() -> None:
         parse_comment("REF_energy=-3.5 by Bob's friend", "")  # no label is lost in silence
 
 
+@pytest.mark.filterwarnings("ignore:Skipping unhashable information")
 @pytest.mark.parametrize("name", ["ethanol", "slab", "triclinic22", "rhombohedral", "nanotube", "salt"])
 def test_frames_written_by_ase(name: str, tmp_path: Path) -> None:
     path = tmp_path / "b.extxyz"
@@ -94,6 +95,10 @@ def test_last_line_without_end_may_be_truncated(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="a.xyz:frame 0: the last line of the file has no end"):
         (structure,) = read(write_text(tmp_path, GOOD.rstrip("\n")))
     assert structure.energy == -1.5
+
+
+def test_lattice_without_pbc_is_periodic(tmp_path: Path) -> None:
+    assert read(write_text(tmp_path, GOOD.replace(' pbc="T T T"', "")))[0].pbc.all()
 
 
 def test_plain_xyz_file(tmp_path: Path) -> None:
@@ -153,6 +158,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*the last line of the file has no end")
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
     text, reason = REFUSED[case]

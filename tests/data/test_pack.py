@@ -36,6 +36,15 @@ def test_packs_well(graphs) -> None:
     assert all(step.batch.nodes["mask"].size <= 64 for step in steps)
 
 
+def test_structures_of_like_degree_share_a_batch() -> None:
+    """Every second structure is dense: a batch of both kinds would give the sparse ones the slots of the dense."""
+    dense = build_graph(zoo.structure("silicon8"), zoo.ELEMENTS, zoo.CUTOFF)
+    sparse = build_graph(zoo.structure("water"), zoo.ELEMENTS, zoo.CUTOFF)
+    steps = pack_all([dense, sparse] * 24, nodes=24)
+    edges = 24 * (len(dense.senders) + len(sparse.senders))
+    assert edges / sum(step.batch.edges["mask"].size for step in steps) > 0.9
+
+
 def test_structure_larger_than_the_wish(graphs) -> None:
     steps = pack_all(graphs[:10], nodes=1)
     assert all(len(step.indices) == 1 for step in steps) and len(steps) == 10

@@ -58,3 +58,8 @@ def test_spread_holds_everyone_once_and_bounds_every_device(num_devices: int) ->
         assert sorted(member for members in bins for member in members) == list(range(len(nodes)))
         assert max(map(len, bins)) <= -(-len(nodes) // num_devices)
         assert all(members == sorted(members) for members in bins)  # the order of the step, within a device
+
+
+def test_spread_balances_atoms_not_structures() -> None:
+    nodes = np.array([30, 10, 10, 10, 1, 1])
+    assert sorted(int(nodes[members].sum()) for members in spread(nodes, 2)) == [30, 32]

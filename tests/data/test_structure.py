@@ -89,6 +89,7 @@ def test_volume() -> None:
     assert volume(np.diag([2.0, -3, 4])) == pytest.approx(24, rel=1e-14)  # left-handed
     assert volume(np.diag([2.0, 3, 0])) == 0
     assert volume(np.array([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]])) == 0
+    assert volume(np.array([[1.0, 0, 0], [0, 1, 0], [1, 1, 1e-9]])) == 0  # flat but for rounding
     assert relative_volume(np.diag([1.0, 1, 50])) == pytest.approx(1)
     assert relative_volume(np.array([[1.0, 0, 0], [1, 1, 0]])) == pytest.approx(math.sqrt(0.5))
     assert relative_volume(np.array([[0.0, 0, 3]])) == pytest.approx(1)
