@@ -137,6 +137,7 @@ def parity_plots(parity: Mapping[str, Parity]) -> Any:
                 axis.scatter(points[:, 0], points[:, 1], s=size, alpha=0.55, lw=0, color=COLORS.get(subset), label=subset, rasterized=True)
         name = "Energy per atom, without isolated atoms" if field == "energy" else "Force components"
         axis.set(title=name, xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
+        axis.locator_params(nbins=6)
         if axis.collections:
             low, high = min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])
             axis.plot([low, high], [low, high], color="#1f2933", lw=0.8, zorder=0)
