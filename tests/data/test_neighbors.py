@@ -142,7 +142,7 @@ def test_numbers_that_are_none_are_refused() -> None:
     """The search would not come back."""
     for positions, cell, cutoff in ((np.nan, 9.0, 5.0), (0.0, np.inf, 5.0), (0.0, 9.0, np.nan), (0.0, 9.0, 0.0)):
         with pytest.raises(DataError, match="b.xyz: positions, cell and cutoff must be finite"):
-            neighbors(np.full((2, 3), positions), cell * np.eye(3), np.ones(3, bool), cutoff, "b.xyz")
+            neighbors(np.full((2, 3), positions), np.diag([cell] * 3), np.ones(3, bool), cutoff, "b.xyz")
 
 
 def test_no_atoms_within_reach() -> None:
