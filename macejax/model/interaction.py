@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from macejax.model.coupling import convolution_paths
-from macejax.model.linear import IrrepsLinear, Species, SpeciesLinear, degrees, natural_irreps, slices
+from macejax.model.linear import IrrepsLinear, Species, SpeciesLinear, degrees, natural_irreps, of_present, slices
 from macejax.model.radial import RadialNetwork, hidden_layers
 from macejax.ops.convolution import Edges, convolve, convolve_species
 
@@ -92,9 +92,9 @@ def sum_messages(h: Features, edges: Edges, species: Species, irreps_in: str, op
     scalar = up.shape[1] == 1
     if h.of_elements and scalar and species.table.shape[0] <= _MAX_FACTORISED_SPECIES:
         hidden = functools.partial(hidden_layers, layers[:-1])
-        summed = convolve_species(up[species.table, 0], edges, hidden, layers[-1], paths, l_max)
+        summed = convolve_species(of_present(up, species)[:, 0], edges, hidden, layers[-1], paths, l_max)
     else:
-        values = jnp.einsum("ns,smk->nmk", species.member, up[species.table]) if h.of_elements else up
+        values = jnp.einsum("ns,smk->nmk", species.member, of_present(up, species)) if h.of_elements else up
         summed = convolve(values, edges, lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, l_max)
     blocks = dict(zip(natural_irreps(l_max), summed, strict=True))
     return IrrepsLinear(channels, name="linear")(blocks) / options.avg_num_neighbors

@@ -22,6 +22,12 @@ class Species(NamedTuple):
     member: jax.Array  # [N, S] 1 where the atom is of that element, float
 
 
+def of_present(x: jax.Array, species: Species) -> jax.Array:
+    """Rows of x [Z, ...] for the elements present, [S, ...]: a product with zeros and ones, whose transpose is no scatter."""
+    one_hot = (species.table[:, None] == jnp.arange(x.shape[0], dtype=jnp.int32)).astype(x.dtype)
+    return (one_hot @ x.reshape(x.shape[0], -1)).reshape(one_hot.shape[:1] + x.shape[1:])
+
+
 def degrees(irreps: str) -> list[tuple[str, int]]:
     """Irreps of a feature [N, D, K] as (name, degree), in ascending degree, channels aside: "8x0e+8x1o" -> [("0e", 0), ("1o", 1)]."""
     return sorted(((str(ir), ir.l) for _, ir in e3nn.Irreps(irreps)), key=lambda pair: pair[1])
@@ -80,7 +86,8 @@ class SpeciesLinear(nn.Module):
                 continue
             x = blocks[irrep]
             shape = (self.num_elements, x.shape[-1], self.channels)
-            weight = self.param(irrep, nn.initializers.normal(1.0), shape, x.dtype)[species.table]
+            weight = self.param(irrep, nn.initializers.normal(1.0), shape, x.dtype)
+            weight = of_present(weight, species)
             weight = weight / math.sqrt(x.shape[-1] * self.num_elements)
             outputs.append(_of_table(x, weight, species) if per_species else _of_atoms(x, weight, species))
         return jnp.concatenate(outputs, axis=1)
@@ -102,5 +109,5 @@ def _of_atoms(x: jax.Array, weight: jax.Array, species: Species) -> jax.Array:
 
 
 def _of_table(x: jax.Array, weight: jax.Array, species: Species) -> jax.Array:
-    mapped = jnp.matmul(x[species.table], weight)  # [S, 2l+1, channels]
+    mapped = jnp.matmul(of_present(x, species), weight)  # [S, 2l+1, channels]
     return jnp.einsum("ns,smk->nmk", species.member, mapped)

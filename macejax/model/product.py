@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from macejax.model.coupling import polynomials
-from macejax.model.linear import IrrepsLinear, Species, degrees, slices
+from macejax.model.linear import IrrepsLinear, Species, degrees, of_present, slices
 from macejax.ops.contraction import contract
 
 
@@ -67,7 +67,7 @@ class Weights(nn.Module):
             return {nu: jax.random.normal(k, shapes[nu], dtype) / counts[nu] for k, nu in zip(keys, counts, strict=True)}
 
         weights = self.param(name, init)
-        present = {nu: weight[species.table] for nu, weight in weights.items()}
+        present = {nu: of_present(weight, species) for nu, weight in weights.items()}
         if not full:
             return jnp.concatenate(list(present.values()), axis=1)
         folded = [jnp.einsum("pr,spk->srk", jnp.asarray(projections[nu], dtype), weight) for nu, weight in present.items()]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
+from macejax.ops.gather import select_rows
 
 
 def contract(x: jax.Array, weights: Sequence[jax.Array], member: jax.Array, polynomials: Sequence[dict[int, np.ndarray]]) -> jax.Array:
@@ -30,14 +30,14 @@ def contract(x: jax.Array, weights: Sequence[jax.Array], member: jax.Array, poly
       [N, D, K], output irreps concatenated.
     """
     num_variables, channels = x.shape[1:]
-    needed = _needed_monomials(num_variables, polynomials)
-    matrices = [_matrix(output, needed) for output in polynomials]  # each [R, 2l+1, monomials kept]
+    kept = _kept_monomials(num_variables, polynomials)
+    matrices = [_matrix(output, kept) for output in polynomials]  # each [R, 2l+1, monomials kept]
     constant = np.concatenate([matrix.reshape(-1, matrix.shape[-1]) for matrix in matrices])
     all_weights = jnp.concatenate(weights, axis=1)
 
     def block(x: jax.Array, member: jax.Array) -> tuple[jax.Array]:
         atoms = x.shape[0]
-        values = _evaluate_monomials(jnp.swapaxes(x, 0, 1).reshape(num_variables, -1), needed)  # [monomials, B * K]
+        values = _evaluate_monomials(jnp.swapaxes(x, 0, 1).reshape(num_variables, -1), kept)  # [monomials, B * K]
         terms = jnp.matmul(jnp.asarray(constant, x.dtype), values)
         per_atom = jnp.einsum("ns,srk->rnk", member, all_weights)
         outputs, row, rank = [], 0, 0
@@ -48,26 +48,34 @@ def contract(x: jax.Array, weights: Sequence[jax.Array], member: jax.Array, poly
             row, rank = row + r * m, rank + r
         return (jnp.concatenate(outputs, axis=1),)
 
-    num_values = sum(len(index) for index in needed.values()) + len(constant)
+    num_values = sum(len(index) for index in kept.values()) + len(constant)
     size = block_size(num_values * channels * x.dtype.itemsize, x.shape[0])
     return map_blocks(block, (x, member), size)[0]
 
 
-def _needed_monomials(num_variables: int, polynomials: Sequence[dict[int, np.ndarray]]) -> dict[int, np.ndarray]:
-    """Degree -> positions, among all monomials of that degree, of those with a non-zero coefficient."""
-    degrees = sorted({degree for output in polynomials for degree in output})
-    needed = {}
-    for degree in degrees:
-        used = sum(np.abs(output[degree]).sum((0, 1)) for output in polynomials if degree in output)
-        needed[degree] = np.flatnonzero(np.asarray(used) > 1e-12)
-    return needed
+def _kept_monomials(num_variables: int, polynomials: Sequence[dict[int, np.ndarray]]) -> dict[int, np.ndarray]:
+    """Degree -> positions among all monomials of that degree, of those that a polynomial or a kept monomial of the degree above needs."""
+    kept: dict[int, np.ndarray] = {}
+    above = np.zeros(0, np.int64)
+    for degree in range(max(max(output) for output in polynomials), 0, -1):
+        used = sum((np.abs(output[degree]).sum((0, 1)) for output in polynomials if degree in output), np.zeros(1))
+        kept[degree] = np.union1d(np.flatnonzero(used > 1e-12), above)
+        above = _tails(num_variables, degree)[kept[degree]] if degree > 1 else above
+    return dict(sorted(kept.items()))
 
 
-def _matrix(output: dict[int, np.ndarray], needed: dict[int, np.ndarray]) -> np.ndarray:
+@functools.cache
+def _tails(num_variables: int, degree: int) -> np.ndarray:
+    """Position, among the monomials of the degree below, of each monomial without its first variable."""
+    position = {tuple(row): k for k, row in enumerate(monomials(num_variables, degree - 1).tolist())}
+    return np.array([position[tuple(row[1:])] for row in monomials(num_variables, degree).tolist()])
+
+
+def _matrix(output: dict[int, np.ndarray], kept: dict[int, np.ndarray]) -> np.ndarray:
     """Coefficients [R, 2l+1, all kept monomials] of one output irrep, degrees ascending."""
-    total = sum(len(index) for index in needed.values())
+    total = sum(len(index) for index in kept.values())
     rows, start = [], 0
-    for degree, index in needed.items():
+    for degree, index in kept.items():
         if degree in output:
             coefficients = output[degree][:, :, index]
             padded = np.zeros(coefficients.shape[:2] + (total,))
@@ -77,29 +85,17 @@ def _matrix(output: dict[int, np.ndarray], needed: dict[int, np.ndarray]) -> np.
     return np.concatenate(rows)
 
 
-def _evaluate_monomials(x: jax.Array, needed: dict[int, np.ndarray]) -> jax.Array:
-    """Needed monomials [count, C] of variables x [V, C]: each is one variable times a monomial of the degree below."""
-    wanted = {degree: monomials(x.shape[0], degree)[index] for degree, index in needed.items()}
-    # Walking down, every degree must also hold the tails of the degree above.
-    tails: dict[int, Any] = {}
-    for degree in range(max(wanted), 0, -1):
-        rows = {tuple(row) for row in wanted.get(degree, np.zeros((0, degree), np.int64)).tolist()}
-        if degree + 1 in tails:
-            rows |= {row[1:] for row in tails[degree + 1]}
-        tails[degree] = sorted(rows)
-    values = {1: x[np.array([row[0] for row in tails[1]])]}
-    position = {1: {row: k for k, row in enumerate(tails[1])}}
-    for degree in range(2, max(wanted) + 1):
-        head = np.array([row[0] for row in tails[degree]])
-        tail = np.array([position[degree - 1][row[1:]] for row in tails[degree]])
-        values[degree] = x[head] * values[degree - 1][tail]
-        position[degree] = {row: k for k, row in enumerate(tails[degree])}
-    picked = []
-    for degree, rows in wanted.items():
-        index = np.array([position[degree][tuple(row)] for row in rows.tolist()])
-        whole = len(index) == len(tails[degree]) and np.array_equal(index, np.arange(len(index)))
-        picked.append(values[degree] if whole else values[degree][index])
-    return jnp.concatenate(picked)
+def _evaluate_monomials(x: jax.Array, kept: dict[int, np.ndarray]) -> jax.Array:
+    """Kept monomials [count, C] of variables x [V, C], degrees ascending: each is one variable times a monomial of the degree below."""
+    num_variables = x.shape[0]
+    values = [select_rows(x, kept[1])]
+    for degree in range(2, max(kept) + 1):
+        head = monomials(num_variables, degree)[kept[degree], 0]
+        tail = np.searchsorted(kept[degree - 1], _tails(num_variables, degree)[kept[degree]])
+        # The variables are few: a product with zeros and ones has a cheaper transpose than a selection.
+        one_hot = jnp.asarray(head[:, None] == np.arange(num_variables), x.dtype)
+        values.append((one_hot @ x) * select_rows(values[-1], tail))
+    return jnp.concatenate(values)
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 In row form the list of edges is symmetric: slot e = (i, m) of the edge j -> i knows the slot `reverse[e]` of i -> j. The transpose of
 `h[senders]` is therefore "permute the cotangents by `reverse`, sum each row", whose transpose is the gather again; the permutation itself
-is an involution, its own transpose. Three linear primitives, closed under differentiation of any order and mode, and no scatter anywhere.
+is an involution, its own transpose. So is a selection of rows by an index known beforehand, with the inverse index. Linear primitives,
+closed under differentiation of any order and mode, and no scatter anywhere.
 
 They are primitives because `jax.custom_vjp` forbids forward mode and `jax.custom_derivatives.linear_call` has no batching rule.
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -25,6 +27,18 @@ def gather_neighbors(h: jax.Array, senders: jax.Array, reverse: jax.Array) -> ja
 def reverse_edges(g: jax.Array, reverse: jax.Array) -> jax.Array:
     """The value that every slot's reversed edge has: g [N, M, ...], reverse [N*M] -> [N, M, ...]. Padding slots keep their own."""
     return _reverse.bind(g, reverse)
+
+
+def select_rows(x: jax.Array, index: np.ndarray) -> jax.Array:
+    """x[index] for an index that is known beforehand: x [V, ...], index [count] -> [count, ...]. Its transpose sums what each row was
+    used for.
+    """
+    uses = np.bincount(index, minlength=x.shape[0])
+    inverse = np.full((x.shape[0], max(uses.max(), 1)), len(index))  # beyond the last: a row of zeros
+    order = np.argsort(index, kind="stable")
+    rank = np.arange(len(index)) - np.repeat(np.cumsum(uses) - uses, uses)
+    inverse[index[order], rank] = order
+    return _select.bind(x, jnp.asarray(index, jnp.int32), jnp.asarray(inverse, jnp.int32))
 
 
 def _gather_impl(h: jax.Array, senders: jax.Array, reverse: jax.Array) -> jax.Array:
@@ -40,6 +54,17 @@ def _reverse_impl(g: jax.Array, reverse: jax.Array) -> jax.Array:
 def _sum_reversed_impl(g: jax.Array, senders: jax.Array, reverse: jax.Array) -> jax.Array:
     del senders
     return jnp.sum(_reverse_impl(g, reverse), axis=1)
+
+
+def _select_impl(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
+    del inverse
+    return x.at[index].get(mode="promise_in_bounds")
+
+
+def _collect_impl(g: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
+    del index
+    padded = jnp.concatenate([g, jnp.zeros((1,) + g.shape[1:], g.dtype)])
+    return jnp.sum(padded.at[inverse].get(mode="promise_in_bounds"), axis=1)
 
 
 def _linear_primitive(name: str, impl: Callable[..., jax.Array]) -> Primitive:
@@ -84,6 +109,10 @@ def _set_transpose(primitive: Primitive, adjoint: Primitive) -> None:
 _gather = _linear_primitive("gather_neighbors", _gather_impl)
 _sum_reversed = _linear_primitive("sum_reversed_edges", _sum_reversed_impl)
 _reverse = _linear_primitive("reverse_edges", _reverse_impl)
+_select = _linear_primitive("select_rows", _select_impl)
+_collect = _linear_primitive("collect_rows", _collect_impl)
+_set_transpose(_select, _collect)
+_set_transpose(_collect, _select)
 _set_transpose(_gather, _sum_reversed)
 _set_transpose(_sum_reversed, _gather)
 _set_transpose(_reverse, _reverse)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from macejax.ops.gather import gather_neighbors, reverse_edges
+from macejax.ops.gather import gather_neighbors, reverse_edges, select_rows
 
 
 def rows_of_a_random_graph(num_nodes: int = 7, slots: int = 8, seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -69,6 +69,19 @@ def test_gather_and_its_transpose_are_exact_adjoints():
     weights = jax.random.normal(jax.random.key(1), (7, 8, 3))
     gathered, transpose = jax.vjp(lambda h: gather_neighbors(h, SENDERS, REVERSE), H)
     np.testing.assert_allclose(jnp.vdot(gathered, weights), jnp.vdot(H, transpose(weights)[0]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_selection_of_rows_has_the_derivatives_of_plain_indexing_without_a_scatter(kind):
+    index = np.array([3, 0, 3, 3, 5, 6])  # with repetitions, unsorted, some rows unused
+
+    def energy(select, h):
+        return jnp.sum(jnp.tanh(select(h * h, index) * select(h, index[::-1])) ** 2)
+
+    ours = jax.jit(DERIVATIVES[kind](lambda h: energy(select_rows, h)))
+    plain = jax.jit(DERIVATIVES[kind](lambda h: energy(lambda x, i: x[i], h)))
+    np.testing.assert_allclose(ours(H), plain(H), rtol=1e-12, atol=1e-12)
+    assert " scatter(" not in ours.lower(H).compile().as_text()
 
 
 def test_indices_may_differ_along_a_batch():
