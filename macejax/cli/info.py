@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from macejax.data.structure import Structure
 
+UNITS = {"energy_per_atom": ("E", "meV/atom"), "forces": ("F", "meV/Å"), "stress": ("stress", "meV/Å³")}
 PROGRAMS = (".model", ".pt", ".pth", ".pkl")  # what other programs call their models; refused with the reason
 
 
@@ -58,7 +59,11 @@ def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
         "written by": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),
         "format": str(header["format"]),
     }
-    return facts | {name: json.dumps(value) for name, value in header["extra"].items()}
+    extra = dict(header["extra"])
+    for subset, errors in extra.pop("mae_rmse", {}).items():
+        shown = ((symbol, unit, errors[name]) for name, (symbol, unit) in UNITS.items() if name in errors)
+        facts[f"MAE, {subset}"] = ", ".join(f"{symbol} {1000 * mae:.4g} {unit}" for symbol, unit, (mae, _) in shown)
+    return facts | {name: str(value) for name, value in extra.items()}
 
 
 def _describe_data(structures: Sequence[Structure]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_the_report_stands_alone(trained):
 
 def test_info_describes_models_and_data(trained, capsys):
     code, out, _ = run(capsys, "info", trained / "tiny" / "tiny.mace")
-    assert code == 0 and "H (-1 eV), O (-8 eV)" in out and "float64" in out
+    assert code == 0 and "H (-1 eV), O (-8 eV)" in out and "float64" in out and "MAE, test" in out
     code, out, _ = run(capsys, "info", trained / "tiny" / "tiny.mace", "--json")
     assert json.loads(out)["config"]["elements"] == [1, 8]
     code, out, _ = run(capsys, "info", trained / "water.xyz")
