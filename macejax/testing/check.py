@@ -65,6 +65,7 @@ def check_potential(
     In float64 every promise is tested by itself. In float32 the results are compared with those of float64 with the same weights, since a
     comparison of float32 with itself hides what both lose. Energies are multiplied by a power of two (`report.factor`) where the rms
     force over all structures is less than 1 eV/Angstrom, so that the thresholds, which are absolute in part, bind a small potential too.
+    A small model takes about half a minute, most of it compilation.
 
     | row | promise |
     |---|---|
@@ -102,16 +103,18 @@ def check_potential(
     Raises:
       AssertionError: a promise is broken and raise_on_failure is set; names row, structure, value and threshold.
       DataError: a structure has an element that is not in `config.elements`.
-      ValueError: an unknown row or dtype, or rows that the dtype does not have.
+      ValueError: an unknown row or dtype, rows that the dtype does not have, or no structure in `structures`.
     """
     chosen = _rows(rows, dtype)
-    defaults = default_structures(config.elements, config.cutoff)
+    given = None if structures is None else _named(structures)
+    made = default_structures(config.elements, config.cutoff)
+    defaults = made if given is None else {f"default {name}": structure for name, structure in made.items()}
     with jax.enable_x64(True):
         subject = make_subject(
             site_energy,
             params,
             config,
-            structures=_named(structures) if structures is not None else defaults,
+            structures=defaults if given is None else given,
             defaults=defaults,
             dtype=dtype,
             reference_params=reference_params,
@@ -151,4 +154,6 @@ def _factor(subject: Subject) -> float:
 def _named(structures: Mapping[str, Structure] | Sequence[Structure]) -> dict[str, Structure]:
     if not isinstance(structures, Mapping):
         structures = {f"{i} {structure.source}".strip(): structure for i, structure in enumerate(structures)}
+    if not structures:
+        raise ValueError("structures holds no structure; leave it out to use default ones.")
     return {name: bare(structure, name) for name, structure in structures.items()}

@@ -52,14 +52,9 @@ def isolated_atoms(subject: Subject) -> list[Check]:
     ]
     if subject.atom_energies is None:
         return checks
-    tolerance = subject.limit(limits.ATOM_ENERGY)
-    errors = []
-    for number, name, result in found:
-        wanted = float(subject.atom_energies[number])
-        errors.append(
-            (abs(result.energy - wanted) / abs(wanted) if wanted else np.inf * abs(result.energy) if result.energy else 0.0, name)
-        )
-    return [*checks, worst_of(13, "energy of an isolated atom, relative", tolerance, errors)]
+    wanted = subject.atom_energies
+    errors = [(_relative(abs(result.energy - wanted[number]), abs(wanted[number])), name) for number, name, result in found]
+    return [*checks, worst_of(13, "energy of an isolated atom, relative", subject.limit(limits.ATOM_ENERGY), errors)]
 
 
 def open_directions(subject: Subject) -> list[Check]:
@@ -126,3 +121,8 @@ def _refused(subject: Subject, structure: Structure, name: str) -> bool:
     except DataError as error:
         return name in str(error).replace(",", " ").replace(";", " ").split()
     return False
+
+
+def _relative(error: float, size: float) -> float:
+    """error / size; what should be 0 must be just that."""
+    return error / size if size else np.inf if error else 0.0

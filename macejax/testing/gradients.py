@@ -69,7 +69,7 @@ def _parameter_differences(subject: Subject, name: str, graph: Graph, capacity: 
         entry = tuple(int(i) for i in candidates[rng.integers(len(candidates))])
         error = abs(_loss_difference(subject, alone, leaf, entry) - exact[leaf][entry])
         error /= max(abs(exact[leaf][entry]), limits.GRADIENT_FLOOR * scale)
-        errors.append((error, f"{name}, entry {entry} of {paths[leaf] or 'the parameters'}"))
+        errors.append((error, f"{name}, entry {entry} of {paths[leaf] or 'the factor on energies'}"))
     return worst_of(21, "gradients of a force loss are differences of it, relative", limits.LOSS_GRADIENT_FD.float64, errors)
 
 

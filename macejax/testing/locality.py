@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 
 from macejax.data.batch import batch
-from macejax.data.graph import Graph
 from macejax.data.structure import Structure
 from macejax.testing import limits
 from macejax.testing.errors import Case, agree, compare, energy_per_atom, energy_relative, force_relative, largest, strain_relative
@@ -29,8 +28,9 @@ GAP = 40.0  # Angstrom
 
 def batching(subject: Subject) -> list[Check]:
     """Row 7: alone, in company, anywhere in a batch and at any capacity, a structure has the same energy and forces."""
-    names, graphs = few(subject)
-    known = expected(subject, {name: subject_structure(subject, name) for name in names})
+    structures = few(subject)
+    names, graphs = list(structures), graphs_of(subject, structures.values())
+    known = expected(subject, structures)
     found: list[tuple[str, Result, Result]] = []
     capacities = [exact_capacity(subject, graphs, growth) for growth in GROWTH]
     capacities[1] = capacities[1]._replace(species=len(np.unique(np.concatenate([graph.species for graph in graphs]))))
@@ -44,9 +44,9 @@ def batching(subject: Subject) -> list[Check]:
 
 def leakage(subject: Subject) -> list[Check]:
     """Row 8: dE_k/dr of the atoms of other structures, and every force on padding, are exactly 0."""
-    names, graphs = few(subject)
+    structures = few(subject)
+    names, graphs = list(structures), graphs_of(subject, structures.values())
     graph = batch(graphs, exact_capacity(subject, graphs, GROWTH[1]), dtype=subject.dtype)
-
     jacobian = np.asarray(subject.compiled.foreign(subject.params, graph))  # [G, N, 3]
     foreign = (graph.nodes["graph"] != np.arange(len(graph.n_node))[:, None]) | ~graph.nodes["mask"]
     prediction = subject.compiled.predict(subject.params, graph)
@@ -110,23 +110,17 @@ def fragments(subject: Subject) -> list[Check]:
 def small_cell(subject: Subject) -> list[Check]:
     """Row 14: a one-atom cell of a quarter of the cutoff equals its explicit 5x5x5 supercell."""
     crystal = dense_crystal(subject.elements[0], subject.cutoff)
-    name = crystal.source
-    known = expected(subject, {name: crystal})[name]
-    cases = [Case(name, repeated(crystal, times), _copies(known, int(np.prod(times)))) for times in ((1, 1, 1), (5, 5, 5))]
+    (known,) = evaluate(subject, [crystal], dtype=np.float64)
+    cases = [Case(crystal.source, repeated(crystal, times), _copies(known, int(np.prod(times)))) for times in ((1, 1, 1), (5, 5, 5))]
     return _extensive(subject, 14, "of a cell smaller than the cutoff", cases, limits.SMALL_CELL, limits.SMALL_CELL)
 
 
-def few(subject: Subject) -> tuple[list[str], list[Graph]]:
-    """Names and graphs of a few small structures with short rows, different from each other, for rows that compile shapes of their own."""
+def few(subject: Subject) -> dict[str, Structure]:
+    """A few small structures with neighbours, but not many, for rows that compile shapes of their own."""
     structures = select(subject, lambda structure: len(structure.numbers) <= FEW_ATOMS)
     graphs = dict(zip(structures, graphs_of(subject, structures.values()), strict=True))
     names = sorted(graphs, key=lambda name: (graphs[name].max_degree == 0, graphs[name].max_degree))[:FEW]
-    return names, [graphs[name] for name in names]
-
-
-def subject_structure(subject: Subject, name: str) -> Structure:
-    """A structure by name, given or default."""
-    return subject.structures[name] if name in subject.structures else subject.defaults[name]
+    return {name: structures[name] for name in names}
 
 
 def _copies(result: Result, count: int) -> Result:

@@ -38,7 +38,8 @@ def coincident_atoms(subject: Subject) -> list[Check]:
 
 def not_a_number(subject: Subject) -> list[Check]:
     """Row 19: NaN or infinity in one structure leaves the others bit-identical, and a NaN is never replaced by a number."""
-    names, graphs = few(subject)
+    structures = few(subject)
+    names, graphs = list(structures), graphs_of(subject, structures.values())
     shape = max((shape for _, shape in pack(subject, graphs)), key=lambda shape: shape.slots)
     graph = batch(graphs, shape, dtype=subject.dtype)
     clean = evaluate_batch(subject, graph)

@@ -110,7 +110,7 @@ def make_subject(
         cutoff=cutoff,
         reach=cutoff * int(getattr(config, "num_interactions", 1)),
         dtype=np.dtype(dtype),
-        structures=regular,
+        structures=regular or defaults,
         coincident={name: structure for name, structure in structures.items() if name not in regular},
         max_degree=max(build_graph(structure, elements, cutoff).max_degree for structure in structures.values()),
         defaults=defaults,

@@ -31,6 +31,7 @@ def test_the_toy_passes_on_its_own_structures(dtype: str) -> None:
     assert {found.row for found in report.checks} == rows
 
 
+@pytest.mark.slow
 def test_the_toy_passes_on_the_zoo() -> None:
     config = toy.ToyConfig(ELEMENTS, 4.0)
     zoo = {name: structure(name) for name in ZOO}
