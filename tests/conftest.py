@@ -12,6 +12,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Before jax is imported. Commands that the tests start inherit the cache, but choose their own precision.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ.get("MACEJAX_CACHE", str(REPOSITORY / ".cache" / "jax")))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Arrays are tiny and programs many: nearly all of the time is XLA's, and half of that its optimiser's.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA reports tuning flags of its own cached programs as missing CPU features
 os.environ.setdefault("MPLBACKEND", "Agg")
 
