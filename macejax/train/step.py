@@ -48,8 +48,7 @@ def loss_and_gradient(
       params: parameters of the potential.
       batch: batch in row form, the part of this device.
       all_sum: sums a tree over all devices. Each label counts once wherever it lies: the local sums are divided by counts over all
-      devices before
-        they are differentiated, and the gradients summed afterwards.
+        devices before they are differentiated, and the gradients summed afterwards.
     """
     node_energy, gradient = edge_gradient(site_energy, params, batch)
 

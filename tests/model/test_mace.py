@@ -37,6 +37,10 @@ def test_numbers_of_parameters_are_those_of_the_paper():
     assert count_parameters(ModelConfig(**large, **three, interaction_first="RealAgnosticResidual")) == 2_803_984
     assert count_parameters(ModelConfig(**large, **four, interaction_first="RealAgnosticResidual")) == 2_983_184
     assert count_parameters(ModelConfig(**large, **three, interaction_first="RealAgnostic")) == 3_393_808
+    reduced = dict(**large, contraction_basis="reduced")
+    assert count_parameters(ModelConfig(**reduced, **three, interaction_first="RealAgnosticResidual")) == 2_707_984
+    assert count_parameters(ModelConfig(**reduced, **four, interaction_first="RealAgnosticResidual")) == 2_855_184
+    assert count_parameters(ModelConfig(**reduced, **three, interaction_first="RealAgnostic")) == 3_297_808
 
 
 @pytest.mark.parametrize("name", INTERACTIONS)
