@@ -71,6 +71,15 @@ def batch(graphs: Sequence[Graph], capacity: Capacity, dtype: Any = np.float32) 
     )
 
 
+def with_low(name: str, values: np.ndarray, dtype: Any) -> dict[str, np.ndarray]:
+    """The field `name` in the dtype of the batch and, in float32, `{name}_low`: what rounding took from the float64 values."""
+    rounded = values.astype(dtype)
+    if rounded.dtype != np.float32:
+        return {name: rounded}
+    with np.errstate(invalid="ignore"):  # inf - inf, in tests of what is not finite
+        return {name: rounded, f"{name}_low": (values - rounded).astype(np.float32)}
+
+
 def stack(batches: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
     """Batches of one capacity with a new leading axis, one entry per device."""
 
@@ -105,8 +114,9 @@ def _nodes(graphs: Sequence[Graph], n_node: np.ndarray, capacity: Capacity, dtyp
     no_rows = np.zeros((0, 3))
     forces = _joined([_forces(graph) for graph in graphs], no_rows)
     known = ~np.isnan(forces)
+    positions = _padded(_joined([graph.positions for graph in graphs], no_rows), size, np.float64)
     nodes = {
-        "positions": _padded(_joined([graph.positions for graph in graphs], no_rows), size, dtype),
+        **with_low("positions", positions, dtype),
         "species": _padded(species, size, np.int32),
         "slot": _padded(place[species], size, np.int32),
         "graph": np.repeat(np.arange(capacity.graphs, dtype=np.int32), n_node),
@@ -144,11 +154,11 @@ def _edges(graphs: Sequence[Graph], counts: np.ndarray, capacity: Capacity) -> t
 
 def _globals(graphs: Sequence[Graph], capacity: Capacity, dtype: Any) -> dict[str, np.ndarray]:
     size, real = capacity.graphs, len(graphs)
-    cell = np.tile(np.eye(3, dtype=dtype), (size, 1, 1))
+    cell = np.tile(np.eye(3), (size, 1, 1))
     if graphs:
         cell[:real] = [graph.cell for graph in graphs]
     fields = {
-        "cell": cell,
+        **with_low("cell", cell, dtype),
         "volume": _padded([graph.volume for graph in graphs], size, dtype, 1),
         "mask": np.arange(size) < real,
         "index": _padded([graph.index for graph in graphs], size, np.int32, -1),

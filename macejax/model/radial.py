@@ -13,8 +13,9 @@ from flax import linen as nn
 SILU_SCALE = 1.6791767923989418
 TANH_SCALE = 1.5937334472592695
 ABS_SCALE = 1.001110600838467
-# Below this argument sin(x) / x is its Taylor series, whose next term, x^10 / 11!, is beneath float64.
-_SERIES_BELOW = 1e-2
+# Below this argument sin(x) / x is its Taylor series. The quotient's derivatives lose digits there, for they are differences of 1 / x^n.
+_SERIES_BELOW = 1.0
+_SERIES_TERMS = 10  # the next one, x^22 / 23!, is beneath float64
 
 
 def bessel(lengths: jax.Array, num: int, cutoff: float) -> jax.Array:
@@ -64,5 +65,7 @@ def _sinc(x: jax.Array) -> jax.Array:
     near = jnp.abs(x) < _SERIES_BELOW
     small, large = jnp.where(near, x, 0), jnp.where(near, 1, x)
     y = small**2
-    series = 1 - y / 6 * (1 - y / 20 * (1 - y / 42 * (1 - y / 72)))
+    series = jnp.ones_like(x)
+    for k in range(_SERIES_TERMS, 0, -1):
+        series = 1 - y / (2 * k * (2 * k + 1)) * series
     return jnp.where(near, series, jnp.sin(large) / large)

@@ -11,7 +11,7 @@ import numpy as np
 from ase.geometry import complete_cell
 from numpy.typing import DTypeLike
 
-from macejax.data.batch import Capacity, batch, capacity_for, round_slots
+from macejax.data.batch import Capacity, batch, capacity_for, round_slots, with_low
 from macejax.data.graph import build_graph
 from macejax.data.neighbors import wrap
 from macejax.data.structure import Structure, volume
@@ -62,11 +62,13 @@ def move(kept: VerletList, structure: Structure) -> jraph.GraphsTuple:
     """The batch with the positions and the cell of now. Atoms stay in the images that the shifts of the edges speak of."""
     positions = structure.positions + kept.images @ structure.cell
     nodes, variables = kept.batch.nodes, kept.batch.globals
-    padded = np.zeros(nodes["positions"].shape, nodes["positions"].dtype)
+    dtype = nodes["positions"].dtype
+    padded = np.zeros(nodes["positions"].shape)
     padded[: len(positions)] = positions - positions.mean(axis=0)
-    cell, size = np.array(variables["cell"]), np.array(variables["volume"])
+    cell, size = np.tile(np.eye(3), (len(kept.batch.n_node), 1, 1)), np.array(variables["volume"])
     cell[0], size[0] = structure.cell, volume(structure.cell)
-    return kept.batch._replace(nodes={**nodes, "positions": padded}, globals={**variables, "cell": cell, "volume": size})
+    moved = with_low("positions", padded, dtype)
+    return kept.batch._replace(nodes={**nodes, **moved}, globals={**variables, **with_low("cell", cell, dtype), "volume": size})
 
 
 def choose(capacities: Sequence[Capacity], need: Capacity) -> Capacity:
