@@ -32,6 +32,7 @@ def check_contract(rows: jraph.GraphsTuple, graphs: list[Graph], capacity: Capac
         "mask": ((num_nodes,), bool),
         "forces": ((num_nodes, 3), dtype),
         "forces_mask": ((num_nodes, 3), bool),
+        **({"positions_low": ((num_nodes, 3), dtype)} if dtype == np.float32 else {}),
     }
     assert {key: (array.shape, array.dtype.type) for key, array in nodes.items()} == {
         key: (shape, np.dtype(kind).type) for key, (shape, kind) in shapes.items()
@@ -63,6 +64,10 @@ def check_contract(rows: jraph.GraphsTuple, graphs: list[Graph], capacity: Capac
 def check_graph(rows: jraph.GraphsTuple, graph: Graph, number: int, start: int, stop: int, num_slots: int, dtype: type) -> None:
     nodes, edges, fields = rows.nodes, rows.edges, rows.globals
     np.testing.assert_array_equal(nodes["positions"][start:stop], graph.positions.astype(dtype))
+    if dtype == np.float32:
+        whole = nodes["positions"][start:stop].astype(np.float64) + nodes["positions_low"][start:stop]
+        np.testing.assert_allclose(whole, graph.positions, rtol=1e-13, atol=1e-13)
+        np.testing.assert_allclose(fields["cell"][number].astype(np.float64) + fields["cell_low"][number], graph.cell, rtol=1e-13)
     np.testing.assert_array_equal(nodes["species"][start:stop], graph.species)
     np.testing.assert_array_equal(nodes["graph"][start:stop], number)
     assert nodes["mask"][start:stop].all() and rows.n_node[number] == stop - start

@@ -13,11 +13,12 @@ from scipy.spatial.transform import Rotation
 
 from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graph
+from macejax.data.read import from_atoms
 from macejax.model.coupling import convolution_paths, polynomials, wigner_3j
 from macejax.model.geometry import edge_vectors, safe_norm, spherical_harmonics, sum_per_graph
 from macejax.model.radial import bessel, polynomial_cutoff
 from macejax.ops.contraction import monomials
-from tests.structures import structure
+from tests.structures import atoms, structure
 
 # mace-torch's number of paths (columns of its U matrices), and the rank of their symmetric part.
 PATHS = {
@@ -160,6 +161,27 @@ def test_edge_vectors_point_from_receiver_to_sender():
     shift = np.einsum("ea,eab->eb", graph.edges["shift"], np.asarray(graph.globals["cell"])[owner])
     np.testing.assert_allclose(vectors, positions[graph.senders] + shift - positions[graph.receivers], atol=1e-12)
     assert (np.linalg.norm(vectors[mask], axis=-1) < 3.5).all()
+
+
+def test_edge_vectors_in_float32_are_rounded_once():
+    many = from_atoms(atoms("triclinic22").repeat((4, 1, 3)))
+    graph = build_graph(many, sorted(set(many.numbers.tolist())), 3.5)
+    exact = np.asarray(edge_vectors(batch([graph], capacity_for([graph]), np.float64)))
+    single = batch([graph], capacity_for([graph]), np.float32)
+    plain = single._replace(nodes={key: value for key, value in single.nodes.items() if key != "positions_low"})
+    for made, limit in ((single, 2.0**-23), (plain, np.inf)):
+        vectors = jax.jit(edge_vectors)(made)
+        assert vectors.dtype == np.float32
+        error = np.abs(np.asarray(vectors, np.float64) - exact).max()
+        assert error <= limit * np.abs(exact).max()
+    assert error > 4 * 2.0**-23 * np.abs(exact).max()  # without what rounding took they are worse, or this test means nothing
+
+    def weighted(x: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+        made = edge_vectors(graph._replace(nodes=graph.nodes | {"positions": x}))
+        return jnp.sum(made * jnp.arange(made.size, dtype=made.dtype).reshape(made.shape) / made.size)
+
+    slope = jax.grad(weighted)
+    np.testing.assert_array_equal(slope(single.nodes["positions"], single), slope(plain.nodes["positions"], plain))
 
 
 def test_a_bad_structure_spoils_no_other_sum():
