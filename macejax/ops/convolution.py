@@ -17,6 +17,7 @@ after it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
 from macejax.ops.gather import gather_neighbors
+
+
+_LONG_ROW = 64  # slots
 
 
 class Path(NamedTuple):
@@ -78,7 +82,7 @@ def convolve(h: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: S
                 continue
             products = [weights[:, :, p, None] * neighbors[:, :, offsets[paths[p].node]] for p in group]
             stacked = jnp.concatenate(products, axis=2)  # [B, M, sum of (2 l2 + 1), K]
-            summed = jnp.matmul(transposed[:, l1**2 : (l1 + 1) ** 2], stacked.reshape(atoms, slots, -1))
+            summed = _sum_slots(transposed[:, l1**2 : (l1 + 1) ** 2], stacked.reshape(atoms, slots, -1))
             summed = summed.reshape(atoms, 2 * l1 + 1, -1, channels)
             start = 0
             for p in group:
@@ -121,7 +125,7 @@ def convolve_species(
         hidden = hidden_network(radial)
         member = (slot[..., None] == jnp.arange(num_species, dtype=jnp.int32)).astype(harmonics.dtype)
         by_species = (member[..., None] * harmonics[:, :, None]).reshape(atoms, slots, -1)
-        summed = jnp.matmul(jnp.swapaxes(by_species, 1, 2), hidden).reshape(atoms, num_species, -1, hidden.shape[-1])
+        summed = _sum_slots(jnp.swapaxes(by_species, 1, 2), hidden).reshape(atoms, num_species, -1, hidden.shape[-1])
         messages = []
         for p, path in enumerate(paths):
             l1 = _degree(path.harmonic)
@@ -134,6 +138,17 @@ def convolve_species(
     per_slot = edges.radial.shape[1] * (columns + 4 * hidden_width)
     bytes_per_atom = (per_slot + columns * (hidden_width + channels)) * table.dtype.itemsize
     return map_blocks(block, (edges.radial, edges.harmonics, edges.slot), block_size(bytes_per_atom, edges.slot.shape[0]))
+
+
+def _sum_slots(harmonics: jax.Array, features: jax.Array) -> jax.Array:
+    """Sum over slots, [B, Y, M] x [B, M, F] -> [B, Y, F]: long rows in parts, for one float32 sum of hundreds of terms loses a digit."""
+    slots = features.shape[1]
+    part = math.gcd(slots, _LONG_ROW)
+    if slots <= _LONG_ROW or part < _LONG_ROW // 4:
+        return jnp.matmul(harmonics, features)
+    y = harmonics.reshape(*harmonics.shape[:2], -1, part)
+    x = features.reshape(features.shape[0], -1, part, features.shape[2])
+    return jnp.sum(jnp.matmul(jnp.swapaxes(y, 1, 2), x), axis=1)
 
 
 def _degree(irrep: str) -> int:
