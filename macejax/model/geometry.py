@@ -81,7 +81,23 @@ def spherical_harmonics(vectors: jax.Array, lengths: jax.Array, l_max: int) -> j
 
     Component normalisation, |Y_l|^2 = 2l + 1, and e3nn's order of axes: Y_1 = sqrt(3) (x, y, z) / r. Degrees above 0 vanish where r = 0.
     """
-    coincident = (lengths == 0)[..., None]
-    directions = jnp.where(coincident, 0, vectors / jnp.where(coincident, 1, lengths[..., None]))
+    directions = _direction(vectors, lengths)
     irreps = e3nn.Irreps.spherical_harmonics(l_max)
     return e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", directions), normalize=False, normalization="component").array
+
+
+@jax.custom_jvp
+def _direction(vectors: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Unit vectors [..., 3]; zero where the length is."""
+    coincident = (lengths == 0)[..., None]
+    return jnp.where(coincident, 0, vectors / jnp.where(coincident, 1, lengths[..., None]))
+
+
+@_direction.defjvp
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    # A direction turns with the part of a motion across it. Of the quotient's two terms, each as large as 1 / r, the parts along it would
+    # have to cancel, and leave their rounding at short distances. The length's own tangent is in this already.
+    vectors, lengths = primals
+    direction = _direction(vectors, lengths)
+    along = jnp.sum(direction * tangents[0], axis=-1, keepdims=True)
+    return direction, _direction(tangents[0] - direction * along, lengths)
