@@ -1,154 +1,222 @@
-"""Time energies with forces, and training steps, of macejax and, where it is installed, of mace-torch, on the same batches.
+"""Time macejax beside mace-torch and mlip: the same structures and settings, one process each, in turns. See README.md.
 
-python experiments/bench/run.py [--channels 32] [--max-L 1] [--repeats 10]
+python experiments/bench/run.py [--set quick|peers|sizes|all] [--mlip PYTHON] [--output FILE.json]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
+import os
+import platform
+import random
 import statistics
-import time
-from collections.abc import Callable
-from functools import partial
-from importlib.resources import files
-from importlib.util import find_spec
-from typing import Any
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import ase.io
 import numpy as np
+import systems
 
-import macejax
-from macejax.config import LossConfig, OptimizerConfig
-from macejax.data.batch import capacity_for, stack
-from macejax.data.structure import Structure
-from macejax.train.loss import loss_terms
-from macejax.train.optimizer import make_optimizer
-from macejax.train.parallel import make_train_step
-from macejax.train.state import init_state
+HERE = Path(__file__).parent
+CUTOFF, NEIGHBORS = 5.0, 20.0
+MODELS = {"L0": "128x0e", "L1": "128x0e+128x1o", "L2": "128x0e+128x1o+128x2e", "96": "96x0e"}
+# Largest difference to mace-torch that is timed: energy (eV/atom), force (of the rms force).
+AGREEMENT = {"float32": (1e-5, 3e-4), "float64": (1e-9, 1e-8)}
+SLOW = 60.0  # s; a program that takes longer for one call is timed once
 
-SYSTEMS = {"ethanol": 10, "dry_ice": 4}  # structures of a batch
+
+class Case(NamedTuple):
+    """One line of the table."""
+
+    system: str
+    model: str
+    dtype: str = "float32"
+    work: str = "forces"  # or "step"
+    peers: bool = True
+
+
+PEERS = [
+    Case("water-192", "L1"),
+    Case("water-192", "L0"),
+    Case("water-192", "L2"),
+    Case("aspirin-20", "L1"),
+    Case("silicon-64", "L1"),
+    Case("aspirin-1", "L1"),
+    Case("aspirin-10", "L1", work="step"),
+    Case("water-1536", "L1"),
+]
+SIZES = [Case(f"silicon-{n}", "L0", peers=False) for n in (64, 512, 1000, 4096, 10648, 32768, 103823)]
+FURTHER = [
+    Case("water-192", "96"),
+    Case("alloy-2000", "L1", peers=False),
+    Case("mixed", "L1"),
+    Case("water-192", "L1", dtype="float64"),
+    Case("water-192", "L1", work="step"),
+]
+SETS = {"quick": PEERS[3:6], "peers": PEERS, "sizes": SIZES, "further": FURTHER, "all": [*PEERS, *FURTHER, *SIZES]}
 
 
 def main() -> None:
-    """Print one table: median milliseconds of a call, compilation left out."""
+    """Run the cases, print a line for each, and write all of it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--max-L", type=int, default=1)
-    parser.add_argument("--cutoff", type=float, default=5.0)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--set", choices=SETS, default="peers", dest="chosen")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--mlip", help="python of an environment with mlip, which cannot share ours")
+    parser.add_argument("--only", help="programs, comma-separated, instead of all that are installed")
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    device = jax.devices()[0].device_kind
-    print(f"{options.channels} channels, L = {options.max_L}, cutoff {options.cutoff} Å, float32, {device}, median of {options.repeats}")
-    print(f"{'system':10s} {'atoms':>6s} {'edges':>7s} {'program':12s} {'energy+forces':>14s} {'training step':>14s}   ms")
-    for system, number in SYSTEMS.items():
-        structures = [s for s in macejax.read(files("macejax.demo") / f"{system}_train.xyz") if s.config_type != "IsolatedAtom"][:number]
-        atoms = sum(len(s.numbers) for s in structures)
-        elements = tuple(sorted({int(z) for s in structures for z in s.numbers}))
-        graphs = [macejax.build_graph(s, elements, options.cutoff) for s in structures]
-        edges = sum(len(graph.senders) for graph in graphs)
-        rows = {"macejax": time_macejax(structures, elements, graphs, options)}
-        if find_spec("mace") is not None:
-            rows["mace-torch"] = time_mace_torch(structures, elements, edges / atoms, options)
-        for program, (forces, step) in rows.items():
-            print(f"{system:10s} {atoms:6d} {edges:7d} {program:12s} {forces:14.1f} {step:14.1f}", flush=True)
+    programs = {"macejax": sys.executable}
+    if importlib.util.find_spec("mace") is not None:
+        programs["mace-torch"] = sys.executable
+    if options.mlip:
+        programs["mlip"] = options.mlip
+    if options.only:
+        programs = {name: python for name, python in programs.items() if name in options.only.split(",")}
+    rows = []
+    for case in SETS[options.chosen]:
+        rows.append(run_case(case, programs if case.peers else {"macejax": sys.executable}, options.repeats))
+        if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
 
-def time_macejax(
-    structures: list[Structure], elements: tuple[int, ...], graphs: list[Any], options: argparse.Namespace
-) -> tuple[float, float]:
-    """Milliseconds of energy with forces, and of a training step with AMSGrad."""
-    irreps = " + ".join(f"{options.channels}x{l}{'eo'[l % 2]}" for l in range(options.max_L + 1))
-    neighbors = sum(len(graph.senders) for graph in graphs) / sum(len(graph.species) for graph in graphs)
-    config = macejax.ModelConfig(
-        elements=elements, e0s=(0.0,) * len(elements), cutoff=options.cutoff, hidden_irreps=irreps, avg_num_neighbors=neighbors
-    )
-    model = macejax.init_model(config, jax.random.key(0), jnp.float32)
-    site_energy = macejax.build(config).apply
-    batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs)))
-    predict = jax.jit(partial(macejax.predict, site_energy))
-    forces = median_ms(lambda: jax.block_until_ready(predict(model.params, batch)), options.repeats)
-    optimizer = make_optimizer(OptimizerConfig(), model.params, 100, 10)
-    state = init_state(model.params, optimizer, ema=False, seed=0)
-    train_step = make_train_step(site_energy, loss_terms(LossConfig()), optimizer, ema_decay=None, num_devices=1)
-    stacked = stack([jax.device_get(batch)])
+def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, Any]:
+    """Prepare every program, compare what they say, then let them take turns in random order."""
+    frames = systems.make(case.system)
+    elements = sorted({int(z) for frame in frames for z in frame.numbers})
+    settings = {"hidden": MODELS[case.model], "elements": elements, "cutoff": CUTOFF, "neighbors": NEIGHBORS}
+    row: dict[str, Any] = case._asdict() | {"date": date.today().isoformat(), "programs": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        structures, model = str(Path(folder) / "structures.xyz"), str(Path(folder) / "weights.mace")
+        for frame in frames:
+            frame.info["REF_energy"] = 0.0
+            frame.arrays["REF_forces"] = np.zeros((len(frame), 3))
+        ase.io.write(structures, frames, format="extxyz")
+        command = {"dtype": case.dtype, "work": case.work, "structures": structures, "settings": settings, "model": model}
+        workers: dict[str, Worker] = {}
+        try:
+            # mace-torch makes the weights; without it macejax draws its own.
+            for name in sorted(programs, key=lambda name: name != "mace-torch"):
+                if name == "macejax" and not Path(model).exists():
+                    _draw(settings, model)
+                workers[name] = Worker(name, programs[name])
+                extra = {"write_model": model} if name == "mace-torch" else {}
+                answer = workers[name].ask({"do": "prepare", "answer": f"{folder}/{name}.npz"} | command | extra)
+                row |= {"atoms": answer["atoms"], "edges": answer["edges"]}
+                row["programs"][name] = {"compile_s": answer["compile_s"], "times": []}
+                _compare(case, row, folder, name)
+            _take_turns(workers, row, repeats)
+        finally:
+            for worker in workers.values():
+                worker.stop()
+    print(_line(row), flush=True)
+    return row
 
-    def step() -> None:
-        nonlocal state
-        state, info = train_step(state, stacked)
-        jax.block_until_ready(info)
 
-    return forces, median_ms(step, options.repeats)
+class Worker:
+    """A program in a process of its own."""
 
-
-def time_mace_torch(
-    structures: list[Structure], elements: tuple[int, ...], neighbors: float, options: argparse.Namespace
-) -> tuple[float, float]:
-    """The same of mace-torch, eager, with a loss on energies and forces."""
-    import torch
-    from mace import data, modules, tools
-    from mace.tools import torch_geometric
-
-    torch.set_default_dtype(torch.float32)
-    from e3nn import o3  # after mace, which tells torch how e3nn's constants are to be loaded
-
-    block = modules.interaction_classes
-    model = modules.ScaleShiftMACE(
-        r_max=options.cutoff,
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=3,
-        interaction_cls=block["RealAgnosticResidualInteractionBlock"],
-        interaction_cls_first=block["RealAgnosticInteractionBlock"],
-        num_interactions=2,
-        num_elements=len(elements),
-        hidden_irreps=o3.Irreps(" + ".join(f"{options.channels}x{l}{'eo'[l % 2]}" for l in range(options.max_L + 1))),
-        MLP_irreps=o3.Irreps("16x0e"),
-        gate=torch.nn.functional.silu,
-        atomic_energies=np.zeros(len(elements)),
-        avg_num_neighbors=neighbors,
-        atomic_numbers=list(elements),
-        correlation=3,
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
-    )
-    table = tools.AtomicNumberTable(list(elements))
-    frames = [
-        data.AtomicData.from_config(
-            data.Configuration(
-                atomic_numbers=s.numbers,
-                positions=s.positions,
-                cell=s.cell,
-                pbc=tuple(bool(p) for p in s.pbc),
-                properties={"energy": s.energy, "forces": s.forces},
-                property_weights={"energy": 1.0, "forces": 1.0},
-            ),
-            z_table=table,
-            cutoff=options.cutoff,
+    def __init__(self, name: str, python: str) -> None:
+        script = HERE / f"with_{name.removeprefix('mace-')}.py"
+        self._name = name
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+        self._process = subprocess.Popen(
+            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         )
-        for s in structures
-    ]
-    batch = next(iter(torch_geometric.dataloader.DataLoader(frames, batch_size=len(frames), shuffle=False)))
-    loss = modules.WeightedEnergyForcesLoss(energy_weight=1, forces_weight=100)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True)
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss(pred=model(batch.to_dict(), training=True), ref=batch).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
-        optimizer.step()
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "the process ended (out of memory?)"}
+        if "error" in answer:
+            raise RuntimeError(f"{self._name} failed at {command['do']!r}: {answer['error']}")
+        return answer
 
-    return median_ms(lambda: model(batch.to_dict(), training=False), options.repeats), median_ms(step, options.repeats)
+    def stop(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(60)
 
 
-def median_ms(call: Callable[[], Any], repeats: int) -> float:
-    """Median time of a call, after two that do not count."""
-    times = []
-    for _ in range(repeats + 2):
-        begun = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - begun))
-    return statistics.median(times[2:])
+def machine() -> dict[str, str]:
+    """Where the numbers come from."""
+    import jax
+
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    device = jax.devices()[0].device_kind
+    versions = {
+        name: importlib.metadata.version(name)
+        for name in ("jax", "torch", "mace-torch")
+        if importlib.util.find_spec(name.replace("mace-torch", "mace"))
+    }
+    return {"device": device, "cpu": f"{model}, {os.cpu_count()} cores", "python": platform.python_version(), **versions}
+
+
+def _draw(settings: dict[str, Any], path: str) -> None:
+    import jax
+
+    import macejax
+
+    config = macejax.ModelConfig(
+        elements=settings["elements"],
+        e0s=(0.0,) * len(settings["elements"]),
+        cutoff=CUTOFF,
+        hidden_irreps=settings["hidden"],
+        avg_num_neighbors=NEIGHBORS,
+        interaction_first="RealAgnosticResidual",
+    )
+    macejax.save(path, macejax.init_model(config, jax.random.key(0)))
+
+
+def _compare(case: Case, row: dict[str, Any], folder: str, name: str) -> None:
+    """Refuse to time what does not compute the same. mlip, whose weights are its own, has compared its forces with its energies."""
+    first = f"{folder}/mace-torch.npz"
+    if name != "macejax" or not Path(first).exists():
+        return
+    theirs, ours = np.load(first), np.load(f"{folder}/{name}.npz")
+    energy = np.abs(theirs["energies"] - ours["energies"]).max() / row["atoms"]
+    force = np.abs(theirs["forces"] - ours["forces"]).max() / np.sqrt(np.mean(theirs["forces"] ** 2))
+    row["difference"] = {"energy_per_atom": float(energy), "force_over_rms": float(force)}
+    limits = AGREEMENT[case.dtype]
+    if not (energy <= limits[0] and force <= limits[1]):
+        raise RuntimeError(f"{case}: macejax and mace-torch differ by {energy:.1e} eV/atom and {force:.1e} rms forces: nothing is timed.")
+
+
+def _take_turns(workers: dict[str, Worker], row: dict[str, Any], repeats: int) -> None:
+    order, rng = list(workers), random.Random(0)
+    for turn in range(-1, repeats):
+        rng.shuffle(order)
+        for name in order:
+            times = row["programs"][name]["times"]
+            if turn > 0 and statistics.median(times) > SLOW:
+                continue
+            seconds = workers[name].ask({"do": "time"})["seconds"]
+            if turn >= 0:  # the first round warms up
+                times.append(seconds)
+    for name, found in row["programs"].items():
+        found["median_ms"] = 1000 * statistics.median(found["times"])
+        found["us_per_atom"] = 1000 * found["median_ms"] / row["atoms"]
+        found["ns_per_edge"] = 1e6 * found["median_ms"] / row["edges"]
+        found |= workers[name].ask({"do": "memory"})
+
+
+def _line(row: dict[str, Any]) -> str:
+    parts = [f"{row['system']:14s} {row['model']:3s} {row['dtype']} {row['work']:6s} {row['atoms']:7d} atoms {row['edges']:8d} edges"]
+    ours = row["programs"].get("macejax")
+    for name, found in row["programs"].items():
+        spread = 1000 * (max(found["times"]) - min(found["times"]))
+        ratio = f" x{found['median_ms'] / ours['median_ms']:.1f}" if ours and name != "macejax" else ""
+        memory = found["peak_mb"] - found["base_mb"]
+        parts.append(
+            f"{name} {found['median_ms']:.1f} ms (spread {spread:.1f}){ratio}, {memory:.0f} MB, first call {found['compile_s']:.1f} s"
+        )
+    return " | ".join(parts)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ import numpy as np
 from macejax.ops.blocks import block_size, map_blocks
 from macejax.ops.gather import gather_neighbors
 
-
 _LONG_ROW = 64  # slots
 
 

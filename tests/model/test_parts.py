@@ -7,6 +7,7 @@ import itertools
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation

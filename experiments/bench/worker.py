@@ -1,0 +1,69 @@
+"""One program in a process of its own, told by lines of JSON on its standard input what to do: so that programs which cannot be installed
+together run in one bench, take turns, and have a peak memory of their own.
+
+Commands and answers, all objects: {"do": "prepare", ...} -> {"atoms", "edges", "compile_s", "forces": file}; {"do": "time"} -> {"seconds"};
+{"do": "memory"} -> {"peak_mb"}; {"do": "stop"}. An exception is answered with {"error": text}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Work(NamedTuple):
+    """What a program prepared."""
+
+    call: Callable[[], Any]  # does the work once and waits for its end
+    energies: np.ndarray  # [structures] eV, without E0s
+    forces: np.ndarray  # [atoms, 3] eV/Angstrom
+    edges: int
+    compile_seconds: float
+
+
+def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
+    """Answer commands until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not come between the answers
+    work: Work | None = None
+    base = 0.0
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            if command["do"] == "stop":
+                break
+            if command["do"] == "prepare":
+                work = None
+                reset_peak()
+                base = _status("VmRSS")
+                work = prepare(command)
+                np.savez(command["answer"], energies=work.energies, forces=work.forces)
+                answer = {"atoms": len(work.forces), "edges": work.edges, "compile_s": work.compile_seconds}
+            elif command["do"] == "time":
+                begun = time.perf_counter()
+                work.call()
+                answer = {"seconds": time.perf_counter() - begun}
+            else:
+                answer = {"peak_mb": _status("VmHWM"), "base_mb": base}
+        except Exception as error:  # the driver must hear of it, whatever it is
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def reset_peak() -> None:
+    """Let the peak of the resident memory start anew (Linux)."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _status(field: str) -> float:
+    """A figure of /proc/self/status in MB."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field))
