@@ -126,14 +126,23 @@ class Worker:
         script = HERE / f"with_{name.removeprefix('mace-')}.py"
         self._name = name
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+        answers, end = os.pipe()
         self._process = subprocess.Popen(
-            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            [python, str(script), str(end)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            pass_fds=(end,),
         )
+        os.close(end)
+        self._answers = os.fdopen(answers)
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         answer = json.loads(line) if line else {"error": "the process ended (out of memory?)"}
         if "error" in answer:
             raise RuntimeError(f"{self._name} failed at {command['do']!r}: {answer['error']}")

@@ -29,8 +29,7 @@ class Work(NamedTuple):
 
 def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
     """Answer commands until there are no more."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    answers = os.fdopen(int(sys.argv[1]), "w")  # not the standard output: libraries print there
     work: Work | None = None
     base = 0.0
     for line in sys.stdin:

@@ -88,9 +88,8 @@ def spherical_harmonics(vectors: jax.Array, lengths: jax.Array, l_max: int) -> j
 
 @jax.custom_jvp
 def _direction(vectors: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Unit vectors [..., 3]; zero where the length is."""
-    coincident = (lengths == 0)[..., None]
-    return jnp.where(coincident, 0, vectors / jnp.where(coincident, 1, lengths[..., None]))
+    """Unit vectors [..., 3] of vectors of these lengths; zero where the length is."""
+    return _divide(vectors, lengths)
 
 
 @_direction.defjvp
@@ -100,4 +99,9 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
     vectors, lengths = primals
     direction = _direction(vectors, lengths)
     along = jnp.sum(direction * tangents[0], axis=-1, keepdims=True)
-    return direction, _direction(tangents[0] - direction * along, lengths)
+    return direction, _divide(tangents[0] - direction * along, lengths)
+
+
+def _divide(x: jax.Array, lengths: jax.Array) -> jax.Array:
+    coincident = (lengths == 0)[..., None]
+    return jnp.where(coincident, 0, x / jnp.where(coincident, 1, lengths[..., None]))

@@ -12,12 +12,18 @@ import jax.numpy as jnp
 _BLOCK_BYTES = 4 * 2**20
 
 
-def block_size(bytes_per_atom: int, num_atoms: int) -> int:
-    """Atoms per block: a power of two on CPU, everything at once on accelerators."""
+def block_size(bytes_per_atom: int, num_atoms: int, factor: int = 1) -> int:
+    """Atoms per block: a power of two on CPU, everything at once on accelerators.
+
+    Args:
+      bytes_per_atom: of all temporaries that a block has at a time.
+      num_atoms: of all blocks.
+      factor: how much larger than usual a block may be.
+    """
     if jax.default_backend() != "cpu":
         return num_atoms
     size = 1
-    while size < num_atoms and 2 * size * bytes_per_atom <= _BLOCK_BYTES:
+    while size < num_atoms and 2 * size * bytes_per_atom <= factor * _BLOCK_BYTES:
         size *= 2
     return size
 

@@ -12,13 +12,18 @@ import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
 from macejax.ops.gather import select_rows
+from macejax.ops.polynomial import Table, Term, polynomial
+
+_ZERO = 1e-12  # coefficients below are rounding
+_LARGE_BLOCKS = 8  # of work that streams through memory: only large loops are shared out among threads
+
+
+# Polynomials of more terms than this are evaluated by a matrix product: straight-line code of that length takes too long to compile.
+_MAX_TERMS = 1500
 
 
 def contract(x: jax.Array, weights: Sequence[jax.Array], member: jax.Array, polynomials: Sequence[dict[int, np.ndarray]]) -> jax.Array:
     """Weighted polynomials of every channel of every atom.
-
-    Every monomial that some polynomial needs is computed once, all polynomials are one constant matrix times the monomials, and the
-    species' weights come last.
 
     Args:
       x: features [N, (l_max + 1)^2, K].
@@ -29,28 +34,62 @@ def contract(x: jax.Array, weights: Sequence[jax.Array], member: jax.Array, poly
     Returns:
       [N, D, K], output irreps concatenated.
     """
-    num_variables, channels = x.shape[1:]
+    channels = x.shape[-1]
+    all_weights = jnp.concatenate(weights, axis=1)
+    rank = all_weights.shape[1]
+    evaluate = _dense if sum(_num_terms(output) for output in polynomials) > _MAX_TERMS else _sparse
+
+    def block(x: jax.Array, member: jax.Array) -> tuple[jax.Array]:
+        per_atom = (member @ all_weights.reshape(-1, rank * channels)).reshape(-1, rank, channels)
+        return (evaluate(x, per_atom, polynomials),)
+
+    if evaluate is _sparse:  # nothing but arguments and results is in memory
+        size = block_size((2 * x.shape[1] + rank) * channels * x.dtype.itemsize, x.shape[0], _LARGE_BLOCKS)
+    else:
+        kept = _kept_monomials(x.shape[1], polynomials)
+        rows = sum(matrix.shape[0] * matrix.shape[1] for output in polynomials for matrix in output.values())
+        size = block_size((sum(map(len, kept.values())) + rows) * channels * x.dtype.itemsize, x.shape[0])
+    return map_blocks(block, (x, member), size)[0]
+
+
+def _num_terms(output: dict[int, np.ndarray]) -> int:
+    return sum(int(np.sum(np.abs(coefficients) > _ZERO)) for coefficients in output.values())
+
+
+def _sparse(x: jax.Array, weights: jax.Array, polynomials: Sequence[dict[int, np.ndarray]]) -> jax.Array:
+    """Every monomial of every polynomial written out: x [B, V, K], weights [B, R, K] of the atoms -> [B, D, K]."""
+    rows: list[list[Term]] = []
+    rank = 0
+    for output in polynomials:
+        components = next(iter(output.values())).shape[1]
+        terms: list[list[Term]] = [[] for _ in range(components)]
+        for degree, coefficients in sorted(output.items()):
+            index = monomials(x.shape[1], degree).tolist()
+            for r, m, q in np.argwhere(np.abs(coefficients) > _ZERO).tolist():
+                variables = tuple((0, v) for v in index[q])
+                terms[m].append((float(coefficients[r, m, q]), (*variables, (1, rank + r))))
+            rank += len(coefficients)
+        rows += terms
+    return polynomial(Table([rows]), x, weights)[0]
+
+
+def _dense(x: jax.Array, weights: jax.Array, polynomials: Sequence[dict[int, np.ndarray]]) -> jax.Array:
+    """Every monomial that some polynomial needs once, all polynomials as one constant matrix times the monomials, then the weights; shapes
+    as in `_sparse`.
+    """
+    atoms, num_variables, channels = x.shape
     kept = _kept_monomials(num_variables, polynomials)
     matrices = [_matrix(output, kept) for output in polynomials]  # each [R, 2l+1, monomials kept]
     constant = np.concatenate([matrix.reshape(-1, matrix.shape[-1]) for matrix in matrices])
-    all_weights = jnp.concatenate(weights, axis=1)
-
-    def block(x: jax.Array, member: jax.Array) -> tuple[jax.Array]:
-        atoms = x.shape[0]
-        values = _evaluate_monomials(jnp.swapaxes(x, 0, 1).reshape(num_variables, -1), kept)  # [monomials, B * K]
-        terms = jnp.matmul(jnp.asarray(constant, x.dtype), values)
-        per_atom = jnp.einsum("ns,srk->rnk", member, all_weights)
-        outputs, row, rank = [], 0, 0
-        for matrix in matrices:
-            r, m = matrix.shape[:2]
-            term = terms[row : row + r * m].reshape(r, m, atoms, channels)
-            outputs.append(jnp.einsum("rmnk,rnk->nmk", term, per_atom[rank : rank + r]))
-            row, rank = row + r * m, rank + r
-        return (jnp.concatenate(outputs, axis=1),)
-
-    num_values = sum(len(index) for index in kept.values()) + len(constant)
-    size = block_size(num_values * channels * x.dtype.itemsize, x.shape[0])
-    return map_blocks(block, (x, member), size)[0]
+    values = _evaluate_monomials(jnp.swapaxes(x, 0, 1).reshape(num_variables, -1), kept)  # [monomials, B * K]
+    terms = jnp.matmul(jnp.asarray(constant, x.dtype), values)
+    outputs, row, rank = [], 0, 0
+    for matrix in matrices:
+        r, m = matrix.shape[:2]
+        term = terms[row : row + r * m].reshape(r, m, atoms, channels)
+        outputs.append(jnp.einsum("rmnk,nrk->nmk", term, weights[:, rank : rank + r]))
+        row, rank = row + r * m, rank + r
+    return jnp.concatenate(outputs, axis=1)
 
 
 def _kept_monomials(num_variables: int, polynomials: Sequence[dict[int, np.ndarray]]) -> dict[int, np.ndarray]:
@@ -59,7 +98,7 @@ def _kept_monomials(num_variables: int, polynomials: Sequence[dict[int, np.ndarr
     above = np.zeros(0, np.int64)
     for degree in range(max(max(output) for output in polynomials), 0, -1):
         used = sum((np.abs(output[degree]).sum((0, 1)) for output in polynomials if degree in output), np.zeros(1))
-        kept[degree] = np.union1d(np.flatnonzero(used > 1e-12), above)
+        kept[degree] = np.union1d(np.flatnonzero(used > _ZERO), above)
         above = _tails(num_variables, degree)[kept[degree]] if degree > 1 else above
     return dict(sorted(kept.items()))
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,9 @@ import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
 from macejax.ops.gather import gather_neighbors
+from macejax.ops.polynomial import Table, Term, polynomial
 
+_ZERO = 1e-12  # coefficients below are rounding
 _LONG_ROW = 64  # slots
 
 
@@ -67,35 +69,57 @@ def convolve(h: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: S
       for each output irrep in ascending degree, [N, 2l+1, number of its paths * K], path-major.
     """
     channels = h.shape[-1]
-    offsets = _offsets(paths)
     num_paths = len(paths)
+    products, couplings = _product_table(paths, l_max), _coupling_table(paths, l_max)
 
     def block(radial: jax.Array, harmonics: jax.Array, neighbors: jax.Array) -> tuple[jax.Array, ...]:
         atoms, slots = radial.shape[:2]
         weights = radial_network(radial).reshape(atoms, slots, num_paths, channels)
         transposed = jnp.swapaxes(harmonics, 1, 2)  # [B, lm, M]: the layout in which XLA:CPU has a fast batched product
-        messages: list[Any] = [None] * num_paths
-        for l1 in range(l_max + 1):
-            group = [p for p, path in enumerate(paths) if _degree(path.harmonic) == l1]
-            if not group:
-                continue
-            products = [weights[:, :, p, None] * neighbors[:, :, offsets[paths[p].node]] for p in group]
-            stacked = jnp.concatenate(products, axis=2)  # [B, M, sum of (2 l2 + 1), K]
-            summed = _sum_slots(transposed[:, l1**2 : (l1 + 1) ** 2], stacked.reshape(atoms, slots, -1))
-            summed = summed.reshape(atoms, 2 * l1 + 1, -1, channels)
-            start = 0
-            for p in group:
-                width = 2 * _degree(paths[p].node) + 1
-                pair = summed[:, :, start : start + width].reshape(atoms, -1, channels)  # [B, m1 * m2, K]
-                start += width
-                coupling = jnp.asarray(paths[p].coefficients, h.dtype).reshape(-1, pair.shape[1])
-                messages[p] = jnp.einsum("cq,nqk->nck", coupling, pair)
-        return _join(messages, paths, l_max)
+        summed = []
+        for l1, product in enumerate(polynomial(products, weights, neighbors)):  # [B, M, sum of (2 l2 + 1), K]
+            total = _sum_slots(transposed[:, l1**2 : (l1 + 1) ** 2], product.reshape(atoms, slots, -1))
+            summed.append(total.reshape(atoms, -1, channels))
+        messages = polynomial(couplings, *summed)
+        return tuple(message.reshape(atoms, 2 * degree + 1, -1) for degree, message in enumerate(messages))
 
     neighbors = gather_neighbors(h, edges.senders, edges.reverse)
     widths = sum(2 * _degree(path.node) + 1 for path in paths)
     bytes_per_atom = edges.radial.shape[1] * channels * (num_paths + widths) * h.dtype.itemsize
     return map_blocks(block, (edges.radial, edges.harmonics, neighbors), block_size(bytes_per_atom, h.shape[0]))
+
+
+def _product_table(paths: Sequence[Path], l_max: int) -> Table:
+    """(weights [P], neighbour features [D]) -> for each degree of the harmonics, the products of its paths."""
+    offsets = _offsets(paths)
+    return Table(
+        [
+            [(1.0, ((0, p), (1, row)))]
+            for p, path in enumerate(paths)
+            if _degree(path.harmonic) == l1
+            for row in range(offsets[path.node].start, offsets[path.node].stop)
+        ]
+        for l1 in range(l_max + 1)
+    )
+
+
+def _coupling_table(paths: Sequence[Path], l_max: int) -> Table:
+    """Sums over neighbours of each degree of the harmonics, rows (m1, product) -> for each output degree, rows (m3, path)."""
+    place, width = {}, [0] * (l_max + 1)
+    for p, path in enumerate(paths):
+        l1 = _degree(path.harmonic)
+        place[p] = width[l1]
+        width[l1] += 2 * _degree(path.node) + 1
+
+    def terms(p: int, m3: int) -> list[Term]:
+        coefficients, l1 = paths[p].coefficients[m3], _degree(paths[p].harmonic)
+        return [
+            (float(coefficients[m1, m2]), ((l1, m1 * width[l1] + place[p] + m2),))
+            for m1, m2 in np.argwhere(np.abs(coefficients) > _ZERO).tolist()
+        ]
+
+    by_degree = [[p for p, path in enumerate(paths) if _degree(path.out) == degree] for degree in range(l_max + 1)]
+    return Table([terms(p, m3) for m3 in range(2 * degree + 1) for p in found] for degree, found in enumerate(by_degree))
 
 
 def convolve_species(

@@ -137,6 +137,21 @@ def test_lengths_and_harmonics_have_finite_derivatives_to_third_order(dtype):
     assert all(np.isfinite(x).all() for x in jax.jit(jax.vmap(derivatives))(v))
 
 
+def test_derivatives_of_harmonics_are_those_of_plain_differentiation():
+    def ours(v):
+        return spherical_harmonics(v, safe_norm(v), 3)
+
+    def plain(v):
+        irreps = e3nn.Irreps.spherical_harmonics(3)
+        directions = e3nn.IrrepsArray("1o", v / jnp.linalg.norm(v))
+        return e3nn.spherical_harmonics(irreps, directions, normalize=False, normalization="component").array
+
+    v = jnp.asarray([0.3, -0.7, 0.5])
+    for _ in range(4):
+        np.testing.assert_allclose(ours(v), plain(v), rtol=1e-12, atol=1e-12)
+        ours, plain = jax.jacfwd(ours), jax.jacrev(plain)
+
+
 def test_harmonics_are_component_normalised_and_ordered():
     v = jax.random.normal(jax.random.key(0), (5, 3))
     harmonics = np.asarray(spherical_harmonics(v, safe_norm(v), 3))
