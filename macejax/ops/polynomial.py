@@ -1,9 +1,9 @@
 """Sparse polynomials of the rows of arrays, lane by lane: a primitive whose derivatives of every order are sparse polynomials again.
 
-A polynomial takes arrays [..., V_a, K] and gives arrays [..., Q_b, K]: every row of a result is a sum of terms, each a coefficient times rows
-of the arguments, which are multiplied element by element. It is written out as straight-line code, which XLA fuses into one loop over the
-lanes with nothing in memory but arguments and results. Derivatives are taken here, term by term, because those that autodiff makes of such
-code share partial results and fuse badly: ten times slower, and slower to compile.
+A polynomial takes arrays [..., V_a, K] and gives arrays [..., Q_b, K]: every row of a result is a sum of terms, each a coefficient times
+rows of the arguments, which are multiplied element by element. It is written out as straight-line code, which XLA fuses into one loop over
+the lanes with nothing in memory but arguments and results. Derivatives are taken here, term by term, because those that autodiff makes of
+such code share partial results and fuse badly: ten times slower, and slower to compile.
 """
 
 from __future__ import annotations
