@@ -1,11 +1,14 @@
 """Interaction blocks: features of neighbours -> one message per atom.
 
-A block is a Flax module made as `Block(irreps_in, irreps_out, options)` and called as
+A block is a Flax module made as `Block(irreps_in, irreps_out, options)` with two methods:
 
-    message, skip = block(h, edges, species)
+    sent = block.send(h)                                      what an atom shows to its neighbours, `Features` as h
+    message, skip = block(neighbors, h, edges, species)
 
-`h` is `Features`, `message` [N, (l_max + 1)^2, K], `skip` [N, D of irreps_out, K] or None, which the product adds. Write your own by
-keeping that signature, and pass it to `macejax.model.mace.build` or add it to the dictionary there.
+`neighbors` is what the sender of every slot sent, [N, M, D, K], or, where that depends on its element alone, what each element sent, as
+`Features`. `message` is [N, (l_max + 1)^2, K] and `skip` [N, D of irreps_out, K] or None, which the product adds. Atoms are independent of
+each other in the second method: it may get some of them at a time. Write your own block by keeping these signatures, and pass it to
+`macejax.model.mace.build` or add it to the dictionary there.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from macejax.model.coupling import convolution_paths
@@ -50,9 +52,15 @@ class RealAgnostic(nn.Module):
     irreps_out: str
     options: Options
 
+    def setup(self) -> None:
+        self.linear_up = IrrepsLinear(self.options.channels)
+
+    def send(self, h: Features) -> Features:
+        return Features(self.linear_up(_split(h, self.irreps_in)), h.of_elements)
+
     @nn.compact
-    def __call__(self, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, None]:
-        message = sum_messages(h, edges, species, self.irreps_in, self.options)
+    def __call__(self, neighbors: jax.Array | Features, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, None]:
+        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options)
         names = natural_irreps(self.options.l_max)
         blocks = {name: message[:, degree**2 : (degree + 1) ** 2] for degree, name in enumerate(names)}
         return SpeciesLinear(self.options.num_elements, self.options.channels, names, name="skip")(blocks, species), None
@@ -67,34 +75,45 @@ class RealAgnosticResidual(nn.Module):
     irreps_out: str
     options: Options
 
+    def setup(self) -> None:
+        self.linear_up = IrrepsLinear(self.options.channels)
+
+    def send(self, h: Features) -> Features:
+        return Features(self.linear_up(_split(h, self.irreps_in)), h.of_elements)
+
     @nn.compact
-    def __call__(self, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, jax.Array]:
-        message = sum_messages(h, edges, species, self.irreps_in, self.options)
-        blocks = {name: h.values[:, part] for name, part in slices(self.irreps_in).items()}
+    def __call__(self, neighbors: jax.Array | Features, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, jax.Array]:
+        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options)
         names = [name for name, _ in degrees(self.irreps_out)]
         skip = SpeciesLinear(self.options.num_elements, self.options.channels, names, name="skip")
-        return message, skip(blocks, species, per_species=h.of_elements)
+        return message, skip(_split(h, self.irreps_in), species, per_species=h.of_elements)
 
 
-def sum_messages(h: Features, edges: Edges, species: Species, irreps_in: str, options: Options) -> jax.Array:
-    """Linear, convolution over neighbours, linear, division by the average number of neighbours: what most blocks share.
+def sum_messages(neighbors: jax.Array | Features, edges: Edges, species: Species, irreps_in: str, options: Options) -> jax.Array:
+    """Convolution over neighbours, linear, division by the average number of neighbours: what most blocks share.
 
-    To be called inside a block's `@nn.compact` method, which then owns the parameters linear_up, radial_mlp and linear.
+    To be called inside a block's `@nn.compact` method, which then owns the parameters radial_mlp and linear.
 
     Returns:
       messages [N, (l_max + 1)^2, K].
     """
     channels, l_max = options.channels, options.l_max
-    up = IrrepsLinear(channels, name="linear_up")({name: h.values[:, part] for name, part in slices(irreps_in).items()})
     paths = convolution_paths(irreps_in, l_max)
     widths = (*options.radial_mlp, len(paths) * channels)
     layers = RadialNetwork(widths, name="radial_mlp")(edges.radial.shape[-1], edges.radial.dtype)
-    scalar = up.shape[1] == 1
-    if h.of_elements and scalar and species.table.shape[0] <= _MAX_FACTORISED_SPECIES:
+    if isinstance(neighbors, Features):
         hidden = functools.partial(hidden_layers, layers[:-1])
-        summed = convolve_species(of_present(up, species)[:, 0], edges, hidden, layers[-1], paths, l_max)
+        summed = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, layers[-1], paths, l_max)
     else:
-        values = jnp.einsum("ns,smk->nmk", species.member, of_present(up, species)) if h.of_elements else up
-        summed = convolve(values, edges, lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, l_max)
+        summed = convolve(neighbors, edges, lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, l_max)
     blocks = dict(zip(natural_irreps(l_max), summed, strict=True))
     return IrrepsLinear(channels, name="linear")(blocks) / options.avg_num_neighbors
+
+
+def factorises(sent: Features, species: Species) -> bool:
+    """Whether a block is given what each element sent, not what each neighbour sent: scalars of few elements."""
+    return sent.of_elements and sent.values.shape[1] == 1 and species.table.shape[0] <= _MAX_FACTORISED_SPECIES
+
+
+def _split(h: Features, irreps: str) -> dict[str, jax.Array]:
+    return {name: h.values[:, part] for name, part in slices(irreps).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,19 +14,35 @@ import numpy as np
 from flax import linen as nn
 
 from macejax.config import ModelConfig
+from macejax.model.coupling import convolution_paths
 from macejax.model.embedding import NodeEmbedding
 from macejax.model.geometry import rows, safe_norm, spherical_harmonics
-from macejax.model.interaction import Features, Options, RealAgnostic, RealAgnosticResidual
-from macejax.model.linear import Species, degrees
+from macejax.model.interaction import Features, Options, RealAgnostic, RealAgnosticResidual, factorises
+from macejax.model.linear import Species, degrees, of_present
 from macejax.model.product import ProductBasis
 from macejax.model.radial import bessel, polynomial_cutoff
 from macejax.model.readout import LinearReadout, NonLinearReadout
-from macejax.ops.convolution import Edges
+from macejax.ops.blocks import block_size, map_energies
+from macejax.ops.convolution import Edges, bytes_per_atom
+from macejax.ops.gather import gather_neighbors
 
 Block = Callable[..., nn.Module]
 
 # Every interaction block by name: a new variant is one file and one line here, and the conformance tests run over it.
 INTERACTIONS: dict[str, Block] = {"RealAgnostic": RealAgnostic, "RealAgnosticResidual": RealAgnosticResidual}
+
+
+class Layer(NamedTuple):
+    """The modules of a layer."""
+
+    interaction: nn.Module
+    product: nn.Module
+    readout: nn.Module
+
+    def __call__(self, neighbors: Any, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, jax.Array]:
+        """Features [N, D, K] and energies [N]."""
+        values = self.product(*self.interaction(neighbors, h, edges, species), species)
+        return values, self.readout(values)
 
 
 class Model(NamedTuple):
@@ -63,14 +80,16 @@ class MACE(nn.Module):
 
     def features(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> list[jax.Array]:
         """Node features of every layer, [N, D, K], irreps in ascending degree (`layer_irreps`)."""
-        return self._layers(vectors, graph)[0]
+        return self._layers(vectors, graph, energies_alone=False)[0]
 
     @nn.compact
-    def _layers(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> tuple[list[jax.Array], list[jax.Array]]:
+    def _layers(self, vectors: jax.Array, graph: jraph.GraphsTuple, energies_alone: bool = True) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Features and energies of every layer; with `energies_alone`, the last layer makes no features where that is faster."""
         config = self.config
         # Traced under this precision, products and their derivatives keep it: the default is TF32 on recent GPUs and bfloat16 on TPUs.
         with jax.default_matmul_precision("highest"):
             edges, species = _edges(vectors, graph, config), _species(graph, vectors.dtype)
+            senders, reverse = rows(graph.senders, graph), graph.edges["reverse"]
             irreps = layer_irreps(config)
             channels, num_elements = e3nn.Irreps(config.hidden_irreps)[0].mul, len(config.elements)
             options = Options(num_elements, channels, config.l_max, config.radial_mlp, config.avg_num_neighbors)
@@ -78,16 +97,26 @@ class MACE(nn.Module):
             h, irreps_in = Features(embedding, of_elements=True), f"{channels}x0e"
             features, energies = [], []
             for t, irreps_out in enumerate(irreps):
-                block = self._block(t)(irreps_in, irreps_out, options, name=f"interaction_{t}")
-                message, skip = block(h, edges, species)
                 correlation = config.correlation if isinstance(config.correlation, int) else config.correlation[t]
                 product = ProductBasis(
                     irreps_out, num_elements, channels, config.l_max, correlation, config.contraction_basis, name=f"product_{t}"
                 )
-                values = product(message, skip, species)
-                energies.append(self._readout(t)(values))
-                features.append(values)
-                h, irreps_in = Features(values, of_elements=False), irreps_out
+                layer = Layer(self._block(t)(irreps_in, irreps_out, options, name=f"interaction_{t}"), product, self._readout(t))
+                sent = layer.interaction.send(h)
+                neighbors: jax.Array | Features = sent
+                if not factorises(sent, species):
+                    values = jnp.einsum("ns,smk->nmk", species.member, of_present(sent.values, species)) if h.of_elements else sent.values
+                    neighbors = gather_neighbors(values, senders, reverse)
+                if t > 0 and t == len(irreps) - 1 and energies_alone and not self.is_initializing():
+                    size = block_size(
+                        bytes_per_atom(senders.shape[1], channels, convolution_paths(irreps_in, config.l_max), vectors.dtype), len(senders)
+                    )
+                    energies.append(_map_layer(layer, neighbors, h, edges, species, size))
+                else:
+                    values, energy = layer(neighbors, h, edges, species)
+                    energies.append(energy)
+                    features.append(values)
+                    h, irreps_in = Features(values, of_elements=False), irreps_out
             return features, energies
 
     def _block(self, layer: int) -> Block:
@@ -169,8 +198,21 @@ def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) ->
     harmonics = jnp.where(mask[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
     cutoff = polynomial_cutoff(lengths, config.cutoff, config.cutoff_power)
     radial = bessel(lengths, config.num_bessel, config.cutoff) * cutoff[..., None]
-    senders = rows(graph.senders, graph)
-    return Edges(harmonics, radial, senders, graph.edges["reverse"], graph.nodes["slot"][senders])
+    return Edges(harmonics, radial, graph.nodes["slot"][rows(graph.senders, graph)])
+
+
+def _map_layer(layer: Layer, neighbors: jax.Array, h: Features, edges: Edges, species: Species, size: int) -> jax.Array:
+    """Energies of a layer, block by block."""
+    params = [module.variables["params"] for module in layer]
+    unbound = [module.clone(parent=None) for module in layer]
+
+    def energies(params: tuple[Any, jax.Array], arrays: tuple[Any, ...]) -> jax.Array:
+        (weights, table), (neighbors, values, edges, member) = params, arrays
+        interaction, product, readout = (functools.partial(m.apply, {"params": w}) for m, w in zip(unbound, weights, strict=True))
+        species = Species(table, member)
+        return Layer(interaction, product, readout)(neighbors, Features(values, of_elements=False), edges, species)[1]
+
+    return map_energies(energies, (params, species.table), (neighbors, h.values, edges, species.member), size)
 
 
 def _species(graph: jraph.GraphsTuple, dtype: jnp.dtype) -> Species:

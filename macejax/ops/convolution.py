@@ -8,7 +8,7 @@ For receiver i, path p = (l2 of the neighbour's feature, l1 of the harmonic, l3)
 |---|---|
 | R | `radial_network(edges.radial)`, [N, M, P, K] |
 | Y | `edges.harmonics`, [N, M, (l_max + 1)^2] |
-| h | `h`, [N, D, K] |
+| h | `neighbors`, [N, M, D, K] |
 | C | `path.coefficients` |
 
 The sum over neighbours comes first, one batched matrix product per l1; the coupling C, which knows no neighbour, is applied per atom
@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
-from macejax.ops.gather import gather_neighbors
 from macejax.ops.polynomial import Table, Term, polynomial
 
 _ZERO = 1e-12  # coefficients below are rounding
@@ -47,19 +46,17 @@ class Edges(NamedTuple):
 
     harmonics: jax.Array  # [N, M, (l_max + 1)^2], component normalisation, 0 on padding
     radial: jax.Array  # [N, M, number of radial functions], times the cutoff
-    senders: jax.Array  # [N, M]
-    reverse: jax.Array  # [N * M]
     slot: jax.Array  # [N, M] place of the sender's species in the species table
 
 
 RadialNetwork = Callable[[jax.Array], jax.Array]
 
 
-def convolve(h: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: Sequence[Path], l_max: int) -> tuple[jax.Array, ...]:
+def convolve(neighbors: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: Sequence[Path], l_max: int) -> tuple[jax.Array, ...]:
     """Messages of arbitrary neighbour features.
 
     Args:
-      h: node features [N, D, K], irreps in ascending degree.
+      neighbors: feature of the sender of every slot [N, M, D, K], irreps in ascending degree.
       edges: see `Edges`.
       radial_network: [..., radial functions] -> [..., P * K], path-major.
       paths: couplings in the order of the network's columns .
@@ -68,7 +65,7 @@ def convolve(h: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: S
     Returns:
       for each output irrep in ascending degree, [N, 2l+1, number of its paths * K], path-major.
     """
-    channels = h.shape[-1]
+    channels = neighbors.shape[-1]
     num_paths = len(paths)
     products, couplings = _product_table(paths, l_max), _coupling_table(paths, l_max)
 
@@ -83,10 +80,13 @@ def convolve(h: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: S
         messages = polynomial(couplings, *summed)
         return tuple(message.reshape(atoms, 2 * degree + 1, -1) for degree, message in enumerate(messages))
 
-    neighbors = gather_neighbors(h, edges.senders, edges.reverse)
-    widths = sum(2 * _degree(path.node) + 1 for path in paths)
-    bytes_per_atom = edges.radial.shape[1] * channels * (num_paths + widths) * h.dtype.itemsize
-    return map_blocks(block, (edges.radial, edges.harmonics, neighbors), block_size(bytes_per_atom, h.shape[0]))
+    size = block_size(bytes_per_atom(neighbors.shape[1], channels, paths, neighbors.dtype), neighbors.shape[0])
+    return map_blocks(block, (edges.radial, edges.harmonics, neighbors), size)
+
+
+def bytes_per_atom(slots: int, channels: int, paths: Sequence[Path], dtype: jnp.dtype) -> int:
+    """Temporaries of `convolve`: the radial weights of all edges of an atom and their products with the neighbours' features."""
+    return slots * channels * sum(2 + 2 * _degree(path.node) for path in paths) * jnp.dtype(dtype).itemsize
 
 
 def _product_table(paths: Sequence[Path], l_max: int) -> Table:
@@ -159,8 +159,8 @@ def convolve_species(
     columns = num_species * (l_max + 1) ** 2
     hidden_width = last.shape[0]
     per_slot = edges.radial.shape[1] * (columns + 4 * hidden_width)
-    bytes_per_atom = (per_slot + columns * (hidden_width + channels)) * table.dtype.itemsize
-    return map_blocks(block, (edges.radial, edges.harmonics, edges.slot), block_size(bytes_per_atom, edges.slot.shape[0]))
+    size = block_size((per_slot + columns * (hidden_width + channels)) * table.dtype.itemsize, edges.slot.shape[0])
+    return map_blocks(block, (edges.radial, edges.harmonics, edges.slot), size)
 
 
 def _sum_slots(harmonics: jax.Array, features: jax.Array) -> jax.Array:

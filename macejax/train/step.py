@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jraph
 
 from macejax.model.geometry import edge_vectors
+from macejax.ops.blocks import forward_mode
 from macejax.potential.predict import SiteEnergy, assemble, edge_gradient
 from macejax.train.guard import suspects
 from macejax.train.loss import Loss, combine
@@ -64,7 +65,8 @@ def loss_and_gradient(
     vectors = edge_vectors(batch)
 
     def along_direction(params: Any) -> jax.Array:
-        node_energy, slope = jax.jvp(lambda r: site_energy(params, r, batch), (vectors,), (direction,))
+        with forward_mode():
+            node_energy, slope = jax.jvp(lambda r: site_energy(params, r, batch), (vectors,), (direction,))
         return jnp.sum(node_cotangent * node_energy) + jnp.sum(slope)
 
     value, means = combine(loss, all_sum(numerators), counts)

@@ -114,8 +114,8 @@ def test_species_table_may_hold_any_elements_of_the_model():
 
 def test_an_own_block_takes_the_place_of_a_named_one():
     class Doubled(RealAgnosticResidual):
-        def __call__(self, h, edges, species):
-            message, skip = super().__call__(h, edges, species)
+        def __call__(self, neighbors, h, edges, species):
+            message, skip = super().__call__(neighbors, h, edges, species)
             return 2 * message, skip
 
     config = ModelConfig(**SMALL)

@@ -15,6 +15,7 @@ from macejax.ops import blocks
 from macejax.ops.blocks import map_blocks
 from macejax.ops.contraction import contract, monomials
 from macejax.ops.convolution import Edges, convolve, convolve_species
+from macejax.ops.gather import gather_neighbors
 from tests.ops.test_gather import REVERSE, SENDERS
 
 L_MAX, CHANNELS, HIDDEN = 2, 3, 5
@@ -24,7 +25,7 @@ def random_edges(num_radial: int = 4) -> Edges:
     keys = jax.random.split(jax.random.key(3), 2)
     harmonics = jax.random.normal(keys[0], (*SENDERS.shape, (L_MAX + 1) ** 2))
     radial = jax.random.normal(keys[1], (*SENDERS.shape, num_radial))
-    return Edges(harmonics, radial, SENDERS, REVERSE, SENDERS % 2)
+    return Edges(harmonics, radial, SENDERS % 2)
 
 
 def literal_messages(h, edges, weights, paths):
@@ -47,7 +48,8 @@ def test_convolution_equals_the_formula(monkeypatch, block_bytes):
     edges, h = random_edges(), jax.random.normal(jax.random.key(5), (7, 4, CHANNELS))
     matrix = jax.random.normal(jax.random.key(6), (4, len(paths) * CHANNELS))
     expected = literal_messages(h, edges, (edges.radial @ matrix).reshape(*SENDERS.shape, len(paths), CHANNELS), paths)
-    for ours, literal in zip(convolve(h, edges, lambda x: x @ matrix, paths, L_MAX), expected, strict=True):
+    neighbors = gather_neighbors(h, SENDERS, REVERSE)
+    for ours, literal in zip(convolve(neighbors, edges, lambda x: x @ matrix, paths, L_MAX), expected, strict=True):
         np.testing.assert_allclose(ours, literal, rtol=1e-12, atol=1e-12)
 
 
@@ -58,11 +60,11 @@ def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, bloc
     edges, table = random_edges(), jax.random.normal(jax.random.key(5), (2, CHANNELS))
     first = jax.random.normal(jax.random.key(6), (4, HIDDEN))
     last = jax.random.normal(jax.random.key(7), (HIDDEN, len(paths) * CHANNELS))
-    h = table[jnp.arange(7) % 2][:, None]
     hidden = functools.partial(lambda w, x: jnp.tanh(x @ w), first)
 
     def general(table_rows):
-        return convolve(h * 0 + table_rows[jnp.arange(7) % 2][:, None], edges, lambda x: hidden(x) @ last, paths, L_MAX)
+        neighbors = table_rows[SENDERS % 2][:, :, None]
+        return convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, L_MAX)
 
     def factorised(table_rows):
         return convolve_species(table_rows, edges, hidden, last, paths, L_MAX)
