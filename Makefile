@@ -2,12 +2,13 @@
 #   make demo    train, test and simulate on the bundled data
 #   make test    the tests
 #   make lint    formatting, lint, types
-#   make bench   time per energy and force call and per training step
+#   make bench   times and memory beside mace-torch and mlip, which it installs
 SHELL := /bin/bash
 VENV ?= .venv
 JOBS ?= 2
 EXTRAS ?= all
 PYTEST_ARGS ?=
+BENCH ?= peers
 
 PY := $(VENV)/bin/python
 FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -34,8 +35,10 @@ format: $(VENV)/.installed-lint
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: $(VENV)/.installed-core
-	$(PY) experiments/bench/run.py
+# mlip wants other versions of what we use: it has an environment of its own.
+bench: $(VENV)/.installed-torch $(VENV)-mlip/.installed
+	$(PY) experiments/bench/run.py --set $(BENCH) --mlip $(VENV)-mlip/bin/python --output experiments/bench/results/$(BENCH).json
+	$(PY) experiments/bench/report.py
 
 install: $(VENV)/.installed-$(EXTRAS)
 
@@ -51,5 +54,10 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet -c constraints.txt -e ".[$*]"
 	@touch $@ $(VENV)/.installed-core
 
+$(VENV)-mlip/.installed: $(VENV)/.installed-core
+	$(PY) -m venv $(VENV)-mlip
+	$(VENV)-mlip/bin/python -m pip install --quiet mlip "$$($(PY) -m pip freeze | grep -i '^jax==')" "$$($(PY) -m pip freeze | grep -i '^jaxlib==')"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .cache demo_run
+	rm -rf $(VENV) $(VENV)-mlip .cache demo_run

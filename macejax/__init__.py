@@ -20,6 +20,7 @@ _PUBLIC = {
     "batch": "macejax.data.batch",
     "build": "macejax.model.mace",
     "build_graph": "macejax.data.graph",
+    "enable_cache": "macejax.cache",
     "hessian": "macejax.potential",
     "init_model": "macejax.model.mace",
     "load": "macejax.checkpoint.model_file",

@@ -6,6 +6,7 @@ python experiments/bench/run.py [--set quick|peers|sizes|all] [--mlip PYTHON] [-
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import ase.io
 import numpy as np
 import systems
+from floor import matmul_rate
 
 HERE = Path(__file__).parent
 CUTOFF, NEIGHBORS = 5.0, 20.0
@@ -78,12 +80,12 @@ def main() -> None:
         programs["mlip"] = options.mlip
     if options.only:
         programs = {name: python for name, python in programs.items() if name in options.only.split(",")}
-    rows = []
+    rows, where = [], machine()
     for case in SETS[options.chosen]:
         rows.append(run_case(case, programs if case.peers else {"macejax": sys.executable}, options.repeats))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+            options.output.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
 
 
 def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
     frames = systems.make(case.system)
     elements = sorted({int(z) for frame in frames for z in frame.numbers})
     settings = {"hidden": MODELS[case.model], "elements": elements, "cutoff": CUTOFF, "neighbors": NEIGHBORS}
-    row: dict[str, Any] = case._asdict() | {"date": date.today().isoformat(), "programs": {}}
+    row: dict[str, Any] = case._asdict() | {"date": date.today().isoformat(), "species": len(elements), "programs": {}}
     with tempfile.TemporaryDirectory() as folder:
         structures, model = str(Path(folder) / "structures.xyz"), str(Path(folder) / "weights.mace")
         for frame in frames:
@@ -153,7 +155,7 @@ class Worker:
         self._process.wait(60)
 
 
-def machine() -> dict[str, str]:
+def machine() -> dict[str, Any]:
     """Where the numbers come from."""
     import jax
 
@@ -164,7 +166,12 @@ def machine() -> dict[str, str]:
         for name in ("jax", "torch", "mace-torch")
         if importlib.util.find_spec(name.replace("mace-torch", "mace"))
     }
-    return {"device": device, "cpu": f"{model}, {os.cpu_count()} cores", "python": platform.python_version(), **versions}
+    return {
+        "device": device,
+        "cpu": f"{model}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "matmul_flops": matmul_rate(),
+    } | versions
 
 
 def _draw(settings: dict[str, Any], path: str) -> None:

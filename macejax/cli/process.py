@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from pathlib import Path
 
 
 def set_up_jax(dtype: str) -> None:
@@ -21,14 +20,13 @@ def set_up_jax(dtype: str) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
+    from macejax.cache import enable_cache
+
     jax.config.update("jax_enable_x64", dtype == "float64")
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if cache is None:
-        cache = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "macejax" / "jax")
-    if cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        enable_cache()
+    except OSError as error:  # a cache is a convenience: without one, everything works
+        print(f"macejax: {error}", file=sys.stderr)
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -22,7 +22,7 @@ from macejax.model.linear import Species, degrees, of_present
 from macejax.model.product import ProductBasis
 from macejax.model.radial import bessel, polynomial_cutoff
 from macejax.model.readout import LinearReadout, NonLinearReadout
-from macejax.ops.blocks import block_size, map_energies
+from macejax.ops.blocks import Gathered, block_size, map_energies
 from macejax.ops.convolution import Edges, bytes_per_atom
 from macejax.ops.gather import gather_neighbors
 
@@ -103,16 +103,17 @@ class MACE(nn.Module):
                 )
                 layer = Layer(self._block(t)(irreps_in, irreps_out, options, name=f"interaction_{t}"), product, self._readout(t))
                 sent = layer.interaction.send(h)
-                neighbors: jax.Array | Features = sent
-                if not factorises(sent, species):
-                    values = jnp.einsum("ns,smk->nmk", species.member, of_present(sent.values, species)) if h.of_elements else sent.values
-                    neighbors = gather_neighbors(values, senders, reverse)
                 if t > 0 and t == len(irreps) - 1 and energies_alone and not self.is_initializing():
-                    size = block_size(
-                        bytes_per_atom(senders.shape[1], channels, convolution_paths(irreps_in, config.l_max), vectors.dtype), len(senders)
-                    )
-                    energies.append(_map_layer(layer, neighbors, h, edges, species, size))
+                    paths = convolution_paths(irreps_in, config.l_max)
+                    size = block_size(bytes_per_atom(senders.shape[1], channels, paths, vectors.dtype), len(senders))
+                    energies.append(_map_layer(layer, Gathered(sent.values, senders, reverse), h, edges, species, size))
                 else:
+                    neighbors: jax.Array | Features = sent
+                    if not factorises(sent, species):
+                        values = sent.values
+                        if h.of_elements:
+                            values = jnp.einsum("ns,smk->nmk", species.member, of_present(values, species))
+                        neighbors = gather_neighbors(values, senders, reverse)
                     values, energy = layer(neighbors, h, edges, species)
                     energies.append(energy)
                     features.append(values)
@@ -201,18 +202,18 @@ def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) ->
     return Edges(harmonics, radial, graph.nodes["slot"][rows(graph.senders, graph)])
 
 
-def _map_layer(layer: Layer, neighbors: jax.Array, h: Features, edges: Edges, species: Species, size: int) -> jax.Array:
+def _map_layer(layer: Layer, neighbors: Gathered, h: Features, edges: Edges, species: Species, size: int) -> jax.Array:
     """Energies of a layer, block by block."""
     params = [module.variables["params"] for module in layer]
     unbound = [module.clone(parent=None) for module in layer]
 
-    def energies(params: tuple[Any, jax.Array], arrays: tuple[Any, ...]) -> jax.Array:
-        (weights, table), (neighbors, values, edges, member) = params, arrays
+    def energies(params: tuple[Any, jax.Array], neighbors: jax.Array, arrays: tuple[Any, ...]) -> jax.Array:
+        (weights, table), (values, edges, member) = params, arrays
         interaction, product, readout = (functools.partial(m.apply, {"params": w}) for m, w in zip(unbound, weights, strict=True))
         species = Species(table, member)
         return Layer(interaction, product, readout)(neighbors, Features(values, of_elements=False), edges, species)[1]
 
-    return map_energies(energies, (params, species.table), (neighbors, h.values, edges, species.member), size)
+    return map_energies(energies, (params, species.table), neighbors, (h.values, edges, species.member), size)
 
 
 def _species(graph: jraph.GraphsTuple, dtype: jnp.dtype) -> Species:

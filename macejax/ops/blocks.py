@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+
+from macejax.ops.gather import gather_neighbors
 
 # Temporaries of one block on a CPU. Beyond the caches XLA:CPU is bound by page faults: silicon, 64 atoms, 8 per block 65 ms, all in one
 # 900 ms.
@@ -52,14 +54,31 @@ def map_blocks(function: Callable[..., tuple[jax.Array, ...]], arrays: tuple[jax
     return tuple(x.reshape((blocks * size,) + x.shape[2:])[:num] for x in outputs)
 
 
-def map_energies(function: Callable[..., jax.Array], params: Any, arrays: Any, size: int) -> jax.Array:
-    """`function(params, arrays)` [N] in blocks of `size` along the leading axis of a tree of arrays, for energies of which the gradient
-    will be asked.
+class Gathered(NamedTuple):
+    """Features of neighbours that are gathered when they are needed: what `gather_neighbors` would make of these."""
 
-    One energy per row: its gradient is known up to a factor as soon as the energy is, and is taken in the same block. Nothing is computed
-    twice, as it is where the backward pass comes later (`map_blocks`).
+    values: jax.Array  # [N, ...]
+    senders: jax.Array  # [N, M]
+    reverse: jax.Array  # [N * M]
+
+
+EnergyFunction = Callable[[Any, jax.Array, Any], jax.Array]
+
+
+def map_energies(function: EnergyFunction, params: Any, neighbors: Gathered, arrays: Any, size: int) -> jax.Array:
+    """`function(params, neighbors [B, M, ...], arrays)` [B] in blocks of `size` atoms, for energies whose gradient will be asked for: [N].
+
+    An atom's energy is one number, and its gradient is known, up to a factor, as soon as the energy is: it is taken in the same block, so
+    that nothing is computed twice, as it is where the backward pass comes later (`map_blocks`).
+
+    Args:
+      function: energies of atoms that are independent of each other.
+      params: tree of arrays, the same for all blocks.
+      neighbors: the features of neighbours; of a block, they are gathered in the block.
+      arrays: tree of arrays with leading axis N.
+      size: atoms per block.
     """
-    return _energies(function, size, params, arrays)
+    return _energies(function, size, params, neighbors, arrays)
 
 
 @contextlib.contextmanager
@@ -74,42 +93,52 @@ def forward_mode() -> Iterator[None]:
         _forward_mode.reset(token)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _energies(function: Callable[..., jax.Array], size: int, params: Any, arrays: Any) -> jax.Array:
-    leaves, tree = jax.tree.flatten(arrays)
-    return map_blocks(lambda *block: (function(params, jax.tree.unflatten(tree, block)),), tuple(leaves), size)[0]
+def _plain_energies(function: EnergyFunction, size: int, params: Any, neighbors: Gathered, arrays: Any) -> jax.Array:
+    leaves, tree = jax.tree.flatten((gather_neighbors(*neighbors), arrays))
+    return map_blocks(lambda *block: (function(params, *jax.tree.unflatten(tree, block)),), tuple(leaves), size)[0]
+
+
+_energies = jax.custom_jvp(_plain_energies, nondiff_argnums=(0, 1))
 
 
 def _energies_jvp(function, size, primals, tangents):
-    params, arrays = primals
-    if _forward_mode.get() or not all(isinstance(x, SymbolicZero) for x in jax.tree.leaves(tangents[0], is_leaf=_is_zero)):
-        made = jax.tree.map(_instantiate, tangents, is_leaf=_is_zero)
-        return jax.jvp(functools.partial(_energies.fun, function, size), primals, made)
+    if _forward_mode.get() or _moving(tangents[0]):
+        found, moving = jax.tree.flatten(primals), _moving(tangents)
+
+        def along(*moved: jax.Array) -> jax.Array:
+            return _plain_energies(function, size, *jax.tree.unflatten(found[1], _replace(found[0], moving, moved)))
+
+        return jax.jvp(along, [found[0][k] for k in moving], list(moving.values()))
+    params, neighbors, arrays = primals
     leaves, tree = jax.tree.flatten(arrays)
-    directions = jax.tree.leaves(tangents[1], is_leaf=_is_zero)
-    moving = [k for k, direction in enumerate(directions) if not _is_zero(direction)]
+    sent, moving = _moving(tangents[1]), _moving(tangents[2])
 
-    def block(*block: jax.Array) -> tuple[jax.Array, ...]:
-        def energies(*moved: jax.Array) -> jax.Array:
-            new = list(block)
-            for k, x in zip(moving, moved, strict=True):
-                new[k] = x
-            return function(params, jax.tree.unflatten(tree, new))
+    def block(senders: jax.Array, *block: jax.Array) -> tuple[jax.Array, ...]:
+        def energies(gathered: jax.Array, *moved: jax.Array) -> jax.Array:
+            return function(params, gathered, jax.tree.unflatten(tree, _replace(block, moving, moved)))
 
-        found, pullback = jax.vjp(energies, *(block[k] for k in moving))
+        gathered = neighbors.values.at[senders].get(mode="promise_in_bounds")
+        found, pullback = jax.vjp(energies, gathered, *(block[k] for k in moving))
         return (found, *pullback(jnp.ones_like(found)))
 
-    found, *gradients = map_blocks(block, tuple(leaves), size)
-    slopes = [jnp.sum((g * directions[k]).reshape(len(g), -1), axis=1) for k, g in zip(moving, gradients, strict=True)]
-    return found, functools.reduce(jnp.add, slopes, jnp.zeros_like(found))
+    energy, *gradients = map_blocks(block, (neighbors.senders, *leaves), size)
+    directions = [gather_neighbors(direction, *neighbors[1:]) for direction in sent.values()]
+    pairs = zip(gradients if sent else gradients[1:], [*directions, *moving.values()], strict=True)
+    slopes = [jnp.sum((gradient * direction).reshape(len(energy), -1), axis=1) for gradient, direction in pairs]
+    return energy, functools.reduce(jnp.add, slopes, jnp.zeros_like(energy))
 
 
 _energies.defjvp(_energies_jvp, symbolic_zeros=True)
 
 
-def _is_zero(x: Any) -> bool:
-    return isinstance(x, SymbolicZero)
+def _moving(tangents: Any) -> dict[int, jax.Array]:
+    """Tangents that are not zero, by the place of their leaf."""
+    leaves = jax.tree.leaves(tangents, is_leaf=lambda x: isinstance(x, SymbolicZero))
+    return {k: x for k, x in enumerate(leaves) if not isinstance(x, SymbolicZero)}
 
 
-def _instantiate(x: Any) -> Any:
-    return jax.custom_derivatives.zero_from_primal(x) if _is_zero(x) else x
+def _replace(leaves: Sequence[jax.Array], places: Iterable[int], new: Iterable[jax.Array]) -> list[jax.Array]:
+    replaced = list(leaves)
+    for k, x in zip(places, new, strict=True):
+        replaced[k] = x
+    return replaced

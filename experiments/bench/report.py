@@ -1,0 +1,104 @@
+"""Draw the results of run.py and write the tables of the two READMEs from them.
+
+python experiments/bench/report.py [RESULTS.json ...]     default: every file of experiments/bench/results
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from floor import flops_per_atom
+from run import FURTHER, PEERS, SIZES, Case
+
+HERE = Path(__file__).parent
+WORKS = {"forces": "energy and forces", "step": "training step"}
+HIGHEST = {"L0": 0, "L1": 1, "L2": 2, "96": 0}
+CHANNELS = {"L0": 128, "L1": 128, "L2": 128, "96": 96}
+COLORS = {"macejax": "tab:blue", "mace-torch": "tab:red", "mlip": "tab:green"}
+
+
+def main() -> None:
+    """Tables into README.md and experiments/bench/README.md, the plot beside the results."""
+    files = [Path(name) for name in sys.argv[1:]] or sorted((HERE / "results").glob("*.json"))
+    results = [json.loads(file.read_text()) for file in files]
+    rows = [row | {"machine": result["machine"]} for result in results for row in result["rows"]]
+    peers = [row for row in rows if _case(row) in PEERS]
+    fill(HERE / "README.md", "peers", table(peers))
+    fill(HERE / "README.md", "further", table([row for row in rows if _case(row) in FURTHER]))
+    fill(HERE / "README.md", "sizes", sizes([row for row in rows if _case(row) in SIZES]))
+    fill(HERE.parent.parent / "README.md", "speed", table(peers))
+    draw(rows, HERE / "results" / "sizes.png")
+
+
+def fill(path: Path, name: str, text: str) -> None:
+    """Put text between the marks of this name."""
+    begin, end = f"<!-- {name}: written by experiments/bench/report.py -->", f"<!-- end of {name} -->"
+    old = path.read_text(encoding="utf-8")
+    new, count = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _: f"{begin}\n{text}{end}", old, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{path} must have the marks {begin} and {end} once, not {count} times.")
+    path.write_text(new, encoding="utf-8")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Times, ratios to the peers, and memory."""
+    lines = ["| work | macejax | mace-torch | mlip | memory |", "|---|---|---|---|---|"]
+    for row in rows:
+        ours = row["programs"]["macejax"]
+        cells = [f"{ours['median_ms']:.3g} ms"]
+        memory = [f"{ours['peak_mb'] - ours['base_mb']:.0f}"]
+        for name in ("mace-torch", "mlip"):
+            found = row["programs"].get(name)
+            cells.append(f"{found['median_ms']:.3g} ms ({found['median_ms'] / ours['median_ms']:.1f}x)" if found else "")
+            memory.append(f"{found['peak_mb'] - found['base_mb']:.0f}" if found else "-")
+        precision = "" if row["dtype"] == "float32" else ", float64"
+        work = f"{WORKS[row['work']]}, {row['system']}, {row['model']}{precision}"
+        lines.append(f"| {work} | {' | '.join(cells)} | {' / '.join(memory)} MB |")
+    return "\n".join(lines) + "\n"
+
+
+def sizes(rows: list[dict[str, Any]]) -> str:
+    """Time and memory against the number of atoms."""
+    lines = ["| atoms | us/atom | memory | first call |", "|---|---|---|---|"]
+    for row in rows:
+        ours = row["programs"]["macejax"]
+        lines.append(
+            f"| {row['atoms']} | {ours['us_per_atom']:.0f} | {ours['peak_mb'] - ours['base_mb']:.0f} MB | {ours['compile_s']:.1f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time per atom against the number of atoms, with the floor: FLOPs at the rate of a large matrix product."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for axis, models, title in zip(axes, (["L0"], ["L1"]), ("128x0e", "128x0e + 128x1o"), strict=True):
+        for row in rows:
+            if row["model"] not in models or row["work"] != "forces" or row["dtype"] != "float32":
+                continue
+            for name, found in row["programs"].items():
+                axis.plot(row["atoms"], found["us_per_atom"], "o", color=COLORS[name], label=name)
+                axis.annotate(row["system"], (row["atoms"], found["us_per_atom"]), fontsize=5, xytext=(3, 3), textcoords="offset points")
+            flops = flops_per_atom(CHANNELS[row["model"]], HIGHEST[row["model"]], row["edges"] / row["atoms"], row["species"])
+            axis.plot(row["atoms"], 1e6 * flops / row["machine"]["matmul_flops"], "_", color="gray", label="floor of arithmetic")
+        axis.set(xscale="log", yscale="log", xlabel="atoms", title=f"energy and forces, float32, {title}")
+        handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        axis.legend(handles.values(), handles.keys(), fontsize=7)
+    axes[0].set_ylabel("us per atom")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def _case(row: dict[str, Any]) -> Case:
+    return Case(**{field: row[field] for field in Case._fields})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The cache of compiled programs on disk: a program that was compiled once starts in seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def enable_cache(folder: str | Path | None = None) -> Path | None:
+    """Keep compiled programs on disk, for this and later processes; call it before anything is computed.
+
+    Args:
+      folder: where; by default JAX_COMPILATION_CACHE_DIR, else `macejax/jax` in the user's cache folder (XDG_CACHE_HOME or ~/.cache). It is
+        made with access for its owner alone (0700), for who can write to it can make you run what they like.
+
+    Returns:
+      The folder; None where JAX_COMPILATION_CACHE_DIR is set and empty, which switches the cache off.
+
+    Raises:
+      OSError: the folder cannot be made.
+      PermissionError: it can be written by others.
+    """
+    import jax
+
+    if folder is None:
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        if folder == "":
+            return None
+    if folder is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "macejax" / "jax"
+    path = Path(folder)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix" and path.stat().st_mode & 0o022:
+        raise PermissionError(
+            f"compiled programs are not kept in {path}, into which other users may write: run `chmod 700` on it, or choose another folder."
+        )
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return path
