@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from macejax.model.coupling import convolution_paths, polynomials
-from macejax.ops import blocks
-from macejax.ops.blocks import map_blocks
+from macejax.ops import blocks, contraction
+from macejax.ops.blocks import Gathered, forward_mode, map_blocks, map_energies
 from macejax.ops.contraction import contract, monomials
 from macejax.ops.convolution import Edges, convolve, convolve_species
 from macejax.ops.gather import gather_neighbors
@@ -104,3 +104,65 @@ def test_blocks_change_neither_values_nor_derivatives(size):
     for derivative in (lambda f: f, jax.grad, jax.hessian):
         ours = jax.jit(derivative(functools.partial(total, size=size)))(x)
         np.testing.assert_allclose(ours, jax.jit(derivative(functools.partial(total, size=7)))(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [2, 50])
+def test_energies_with_their_gradients_equal_plain_differentiation(size):
+    params = jax.random.normal(jax.random.key(0), (3,))
+    sent, x = jax.random.normal(jax.random.key(1), (7, 3)), jax.random.normal(jax.random.key(2), (7, 2))
+    slot = jnp.arange(7) % 2
+
+    def function(params, neighbors, arrays):
+        x, slot = arrays
+        return jnp.sum(jnp.tanh(neighbors @ params) * jnp.cos(x[:, :1]), axis=1) * jnp.exp(x[:, 1]) * (1 + slot)
+
+    def ours(params, sent, x):
+        return jnp.vdot(map_energies(function, params, Gathered(sent, SENDERS, REVERSE), (x, slot), size), jnp.arange(7.0))
+
+    def plain(params, sent, x):
+        return jnp.vdot(function(params, gather_neighbors(sent, SENDERS, REVERSE), (x, slot)), jnp.arange(7.0))
+
+    def force_loss(f, params, sent, x):
+        return sum(jnp.sum(jnp.sin(g)) for g in jax.grad(f, argnums=(1, 2))(params, sent, x))
+
+    def along(f, params, sent, x):
+        with forward_mode():
+            return jax.jvp(functools.partial(f, params), (sent, x), (sent**2, x**2))[1]
+
+    for derivative in (
+        lambda f: f,
+        lambda f: jax.grad(f, argnums=1),
+        lambda f: jax.grad(f, argnums=2),
+        lambda f: jax.grad(f, argnums=(0, 1, 2)),
+        lambda f: jax.jacfwd(f, argnums=(1, 2)),
+        lambda f: jax.hessian(f, argnums=(1, 2)),
+        lambda f: jax.grad(functools.partial(force_loss, f), argnums=(0, 1, 2)),
+        lambda f: jax.grad(functools.partial(along, f)),
+    ):
+        found, expected = (jax.jit(derivative(f))(params, sent, x) for f in (ours, plain))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13), found, expected)
+
+
+def test_energies_are_computed_once_where_the_gradient_is_asked_for():
+    def function(params, neighbors, arrays):
+        return jnp.sum(jnp.sin(neighbors) * params, axis=(1, 2))
+
+    def total(sent):
+        return jnp.sum(map_energies(function, 2.0, Gathered(sent, SENDERS, REVERSE), (), 2))
+
+    text = jax.jit(jax.grad(total)).lower(jnp.ones((7, 3))).as_text()
+    assert text.count("stablehlo.while") == 1  # one loop over blocks, not one forward and one backward
+
+
+def test_long_polynomials_are_evaluated_by_a_matrix_product_to_the_same_numbers(monkeypatch):
+    basis = [{nu: polynomials(L_MAX, nu, name).reduced for nu in (1, 2, 3)} for name in ("0e", "1o")]
+    x = jax.random.normal(jax.random.key(0), (5, (L_MAX + 1) ** 2, CHANNELS))
+    weights = [jax.random.normal(jax.random.key(1), (2, sum(len(p) for p in output.values()), CHANNELS)) for output in basis]
+    member = jax.nn.one_hot(np.array([0, 1, 1, 0, 1]), 2)
+
+    def value_and_gradients():
+        return jax.value_and_grad(lambda *args: jnp.sum(contract(*args, member, basis) ** 2), argnums=(0, 1))(x, weights)
+
+    short = value_and_gradients()
+    monkeypatch.setattr(contraction, "_MAX_TERMS", 0)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12), value_and_gradients(), short)
