@@ -103,25 +103,10 @@ _energies = jax.custom_jvp(_plain_energies, nondiff_argnums=(0, 1))
 
 def _energies_jvp(function, size, primals, tangents):
     if _forward_mode.get() or _moving(tangents[0]):
-        found, moving = jax.tree.flatten(primals), _moving(tangents)
-
-        def along(*moved: jax.Array) -> jax.Array:
-            return _plain_energies(function, size, *jax.tree.unflatten(found[1], _replace(found[0], moving, moved)))
-
-        return jax.jvp(along, [found[0][k] for k in moving], list(moving.values()))
-    params, neighbors, arrays = primals
-    leaves, tree = jax.tree.flatten(arrays)
+        return _jvp_of(functools.partial(_plain_energies, function, size), primals, tangents)
+    _, neighbors, arrays = primals
     sent, moving = _moving(tangents[1]), _moving(tangents[2])
-
-    def block(senders: jax.Array, *block: jax.Array) -> tuple[jax.Array, ...]:
-        def energies(gathered: jax.Array, *moved: jax.Array) -> jax.Array:
-            return function(params, gathered, jax.tree.unflatten(tree, _replace(block, moving, moved)))
-
-        gathered = neighbors.values.at[senders].get(mode="promise_in_bounds")
-        found, pullback = jax.vjp(energies, gathered, *(block[k] for k in moving))
-        return (found, *pullback(jnp.ones_like(found)))
-
-    energy, *gradients = map_blocks(block, (neighbors.senders, *leaves), size)
+    energy, *gradients = _with_gradients(function, size, tuple(moving), *primals)
     directions = [gather_neighbors(direction, *neighbors[1:]) for direction in sent.values()]
     pairs = zip(gradients if sent else gradients[1:], [*directions, *moving.values()], strict=True)
     slopes = [jnp.sum((gradient * direction).reshape(len(energy), -1), axis=1) for gradient, direction in pairs]
@@ -129,6 +114,46 @@ def _energies_jvp(function, size, primals, tangents):
 
 
 _energies.defjvp(_energies_jvp, symbolic_zeros=True)
+
+
+def _energies_and_gradients(
+    early: bool, function: EnergyFunction, size: int, moving: tuple[int, ...], params: Any, neighbors: Gathered, arrays: Any
+) -> tuple[jax.Array, ...]:
+    """Energies [N], gradients by gathered features [N, M, ...] and by the leaves `moving` of `arrays`. Features are gathered all together,
+    `early`, or each block's in the block.
+    """
+    leaves, tree = jax.tree.flatten(arrays)
+
+    def block(first: jax.Array, *block: jax.Array) -> tuple[jax.Array, ...]:
+        def energies(gathered: jax.Array, *moved: jax.Array) -> jax.Array:
+            return function(params, gathered, jax.tree.unflatten(tree, _replace(block, moving, moved)))
+
+        gathered = first if early else neighbors.values.at[first].get(mode="promise_in_bounds")
+        found, pullback = jax.vjp(energies, gathered, *(block[k] for k in moving))
+        return (found, *pullback(jnp.ones_like(found)))
+
+    return map_blocks(block, (gather_neighbors(*neighbors) if early else neighbors.senders, *leaves), size)
+
+
+_with_gradients = jax.custom_jvp(functools.partial(_energies_and_gradients, False), nondiff_argnums=(0, 1, 2))
+
+
+def _with_gradients_jvp(function, size, moving, primals, tangents):
+    # The transpose of a gather inside a block would be a scatter: what is differentiated again gathers before.
+    return _jvp_of(functools.partial(_energies_and_gradients, True, function, size, moving), primals, tangents)
+
+
+_with_gradients.defjvp(_with_gradients_jvp, symbolic_zeros=True)
+
+
+def _jvp_of(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """jax.jvp along the tangents that are not symbolic zeros."""
+    (leaves, tree), moving = jax.tree.flatten(primals), _moving(tangents)
+
+    def along(*moved: jax.Array) -> Any:
+        return function(*jax.tree.unflatten(tree, _replace(leaves, moving, moved)))
+
+    return jax.jvp(along, [leaves[k] for k in moving], list(moving.values()))
 
 
 def _moving(tangents: Any) -> dict[int, jax.Array]:
