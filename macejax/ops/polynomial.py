@@ -196,8 +196,12 @@ def _transpose(cotangents, *arguments, table: Table):
 
 
 def _batch(arguments, dims, *, table: Table):
-    size = next(x.shape[dim] for x, dim in zip(arguments, dims, strict=True) if dim is not batching.not_mapped)
-    results = _polynomial.bind(*(batching.bdim_at_front(x, dim, size) for x, dim in zip(arguments, dims, strict=True)), table=table)
+    size = next(x.shape[dim] for x, dim in zip(arguments, dims, strict=True) if dim is not None)
+
+    def to_front(x: jax.Array, dim: int | None) -> jax.Array:
+        return jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+
+    results = _polynomial.bind(*(to_front(x, dim) for x, dim in zip(arguments, dims, strict=True)), table=table)
     return results, [0] * len(results)
 
 
