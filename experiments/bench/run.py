@@ -61,7 +61,17 @@ FURTHER = [
     Case("water-192", "L1", dtype="float64"),
     Case("water-192", "L1", work="step"),
 ]
-SETS = {"quick": PEERS[3:6], "peers": PEERS, "sizes": SIZES, "further": FURTHER, "all": [*PEERS, *FURTHER, *SIZES]}
+# For a GPU: latency, throughput, capacity.
+DEVICE = [
+    Case("water-192", "L1"),
+    Case("water-1536", "L1"),
+    Case("water-10125", "L1"),
+    Case("water-10125", "L0"),
+    Case("water-10125", "L2"),
+    Case("aspirin-10", "L1", work="step"),
+    Case("silicon-216000", "L1", peers=False),
+]
+SETS = {"device": DEVICE, "quick": PEERS[3:6], "peers": PEERS, "sizes": SIZES, "further": FURTHER, "all": [*PEERS, *FURTHER, *SIZES]}
 
 
 def main() -> None:
@@ -71,17 +81,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--mlip", help="python of an environment with mlip, which cannot share ours")
     parser.add_argument("--only", help="programs, comma-separated, instead of all that are installed")
+    parser.add_argument("--systems", help="systems, comma-separated, instead of all of the set")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     programs = {"macejax": sys.executable}
     if importlib.util.find_spec("mace") is not None:
         programs["mace-torch"] = sys.executable
+        if importlib.util.find_spec("cuequivariance_ops_torch") is not None:
+            programs["mace-torch-cueq"] = sys.executable
     if options.mlip:
         programs["mlip"] = options.mlip
     if options.only:
         programs = {name: python for name, python in programs.items() if name in options.only.split(",")}
     rows, where = [], machine()
     for case in SETS[options.chosen]:
+        if options.systems and case.system not in options.systems.split(","):
+            continue
         rows.append(run_case(case, programs if case.peers else {"macejax": sys.executable}, options.repeats))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +122,18 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
             for name in sorted(programs, key=lambda name: name != "mace-torch"):
                 if name == "macejax" and not Path(model).exists():
                     _draw(settings, model)
-                workers[name] = Worker(name, programs[name])
-                extra = {"write_model": model} if name == "mace-torch" else {}
-                answer = workers[name].ask({"do": "prepare", "answer": f"{folder}/{name}.npz"} | command | extra)
+                worker = Worker(name, programs[name])
+                extra = {"write_model": model} if name == "mace-torch" else {"cueq": name.endswith("cueq")}
+                try:
+                    answer = worker.ask({"do": "prepare", "answer": f"{folder}/{name}.npz"} | command | extra)
+                except RuntimeError as error:  # out of memory, say: the others go on
+                    worker.stop()
+                    if name == "macejax":
+                        raise
+                    print(error, file=sys.stderr, flush=True)
+                    row.setdefault("failed", {})[name] = str(error)
+                    continue
+                workers[name] = worker
                 row |= {"atoms": answer["atoms"], "edges": answer["edges"]}
                 row["programs"][name] = {"compile_s": answer["compile_s"], "times": []}
                 _compare(case, row, folder, name)
@@ -125,9 +149,10 @@ class Worker:
     """A program in a process of its own."""
 
     def __init__(self, name: str, python: str) -> None:
-        script = HERE / f"with_{name.removeprefix('mace-')}.py"
+        script = HERE / f"with_{name.removeprefix('mace-').removesuffix('-cueq')}.py"
         self._name = name
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+        # The programs share an accelerator's memory: none takes it all beforehand.
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         answers, end = os.pipe()
         self._process = subprocess.Popen(
             [python, str(script), str(end)],

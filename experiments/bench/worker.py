@@ -49,7 +49,7 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
                 work.call()
                 answer = {"seconds": time.perf_counter() - begun}
             else:
-                answer = {"peak_mb": _status("VmHWM"), "base_mb": base}
+                answer = {"peak_mb": _status("VmHWM"), "base_mb": base} | device_peak()
         except Exception as error:  # the driver must hear of it, whatever it is
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
@@ -60,6 +60,15 @@ def reset_peak() -> None:
     """Let the peak of the resident memory start anew (Linux)."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
+
+
+def device_peak() -> dict[str, float]:
+    """Peak of an accelerator's memory, as the framework counts it."""
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        return {"device_peak_mb": torch.cuda.max_memory_allocated() / 2**20} if torch.cuda.is_available() else {}
+    stats = sys.modules["jax"].local_devices()[0].memory_stats()
+    return {"device_peak_mb": stats["peak_bytes_in_use"] / 2**20} if stats else {}
 
 
 def _status(field: str) -> float:

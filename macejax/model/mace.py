@@ -58,11 +58,13 @@ class MACE(nn.Module):
     Attributes:
       config: architecture and constants.
       interaction_first, interaction: blocks to use instead of those that the configuration names.
+      matmul_precision: of matrix products in float32, as `jax.default_matmul_precision` names them.
     """
 
     config: ModelConfig
     interaction_first: Block | None = None
     interaction: Block | None = None
+    matmul_precision: str = "highest"
 
     def __call__(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
         """Interaction energy of every atom [N] (eV), 0 on padding.
@@ -87,7 +89,8 @@ class MACE(nn.Module):
         """Features and energies of every layer; with `energies_alone`, the last layer makes no features where that is faster."""
         config = self.config
         # Traced under this precision, products and their derivatives keep it: the default is TF32 on recent GPUs and bfloat16 on TPUs.
-        with jax.default_matmul_precision("highest"):
+        precision = self.matmul_precision if vectors.dtype == jnp.float32 else "highest"
+        with jax.default_matmul_precision(precision):
             edges, species = _edges(vectors, graph, config), _species(graph, vectors.dtype)
             senders, reverse = rows(graph.senders, graph), graph.edges["reverse"]
             irreps = layer_irreps(config)
@@ -141,12 +144,17 @@ class ScaleShiftMACE(MACE):
         return jnp.where(graph.nodes["mask"], energies, 0)
 
 
-def build(config: ModelConfig, *, interaction_first: Block | None = None, interaction: Block | None = None) -> MACE:
+def build(
+    config: ModelConfig, *, interaction_first: Block | None = None, interaction: Block | None = None, matmul_precision: str = "highest"
+) -> MACE:
     """The Flax module of a configuration; `apply(params, vectors, graph)` gives site energies.
 
     Args:
       config: what to build.
       interaction_first, interaction: own blocks, used instead of the named ones (signature: `macejax.model.interaction`).
+      matmul_precision: of matrix products in float32, a name that `jax.default_matmul_precision` knows: "highest" is float32 throughout;
+        "TF32_TF32_F32_X3" and "TF32_TF32_F32" run on the matrix units of NVIDIA GPUs, the first with nearly the same result (errors:
+        experiments/bench/README.md). jax refuses those that the device lacks.
 
     Raises:
       ValueError: a block name that is not known, or irreps that this model cannot have.
@@ -155,8 +163,10 @@ def build(config: ModelConfig, *, interaction_first: Block | None = None, intera
         if own is None and name not in INTERACTIONS:
             raise ValueError(f"no interaction block is called {name!r}: choose from {', '.join(INTERACTIONS)}.")
     _check_irreps(config)
+    with jax.default_matmul_precision(matmul_precision):  # ValueError where there is none of that name
+        pass
     kind = ScaleShiftMACE if config.model == "ScaleShiftMACE" else MACE
-    return kind(config, interaction_first, interaction)
+    return kind(config, interaction_first, interaction, matmul_precision)
 
 
 def init_model(config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Model:

@@ -17,11 +17,12 @@ from macejax.ops.gather import gather_neighbors
 # Temporaries of one block on a CPU. Beyond the caches XLA:CPU is bound by page faults: silicon, 64 atoms, 8 per block 65 ms, all in one
 # 900 ms.
 _BLOCK_BYTES = 4 * 2**20
+_DEVICE_SHARE = 1 / 8  # of an accelerator's memory, for the temporaries of one block
 _forward_mode = contextvars.ContextVar("forward_mode", default=False)
 
 
 def block_size(bytes_per_atom: int, num_atoms: int, factor: int = 1) -> int:
-    """Atoms per block: a power of two on CPU, everything at once on accelerators.
+    """Atoms per block: on CPU a power of two, whose temporaries fit into caches; on accelerators as many as a share of the memory holds.
 
     Args:
       bytes_per_atom: of all temporaries that a block has at a time.
@@ -29,11 +30,19 @@ def block_size(bytes_per_atom: int, num_atoms: int, factor: int = 1) -> int:
       factor: how much larger than usual a block may be.
     """
     if jax.default_backend() != "cpu":
-        return num_atoms
+        blocks = max(-(-num_atoms * bytes_per_atom // _device_bytes()), 1)
+        return -(-num_atoms // blocks)
     size = 1
     while size < num_atoms and 2 * size * bytes_per_atom <= factor * _BLOCK_BYTES:
         size *= 2
     return size
+
+
+@functools.cache
+def _device_bytes() -> int:
+    """Bytes that the temporaries of a block may take on this accelerator."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 16 * 2**30)
+    return int(_DEVICE_SHARE * limit)
 
 
 def map_blocks(function: Callable[..., tuple[jax.Array, ...]], arrays: tuple[jax.Array, ...], size: int) -> tuple[jax.Array, ...]:

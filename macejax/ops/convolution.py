@@ -17,6 +17,7 @@ after it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
+from macejax.ops.neighbor_sum import Terms, kernels_run, sum_neighbors
 from macejax.ops.polynomial import Table, Term, polynomial
 
 _ZERO = 1e-12  # coefficients below are rounding
@@ -67,11 +69,15 @@ def convolve(neighbors: jax.Array, edges: Edges, radial_network: RadialNetwork, 
     """
     channels = neighbors.shape[-1]
     num_paths = len(paths)
-    products, couplings = _product_table(paths, l_max), _coupling_table(paths, l_max)
+    products, couplings, rows = _product_table(paths, l_max), _coupling_table(paths, l_max), _message_rows(paths, l_max)
 
     def block(radial: jax.Array, harmonics: jax.Array, neighbors: jax.Array) -> tuple[jax.Array, ...]:
         atoms, slots = radial.shape[:2]
         weights = radial_network(radial).reshape(atoms, slots, num_paths, channels)
+        if kernels_run():
+            found = sum_neighbors(tuple(itertools.chain(*rows)), weights, harmonics, neighbors)
+            ends = np.cumsum([len(degree) for degree in rows])[:-1].tolist()
+            return tuple(part.reshape(atoms, 2 * degree + 1, -1) for degree, part in enumerate(jnp.split(found, ends, axis=1)))
         transposed = jnp.swapaxes(harmonics, 1, 2)  # [B, lm, M]: the layout in which XLA:CPU has a fast batched product
         summed = []
         for l1, product in enumerate(polynomial(products, weights, neighbors)):  # [B, M, sum of (2 l2 + 1), K]
@@ -120,6 +126,19 @@ def _coupling_table(paths: Sequence[Path], l_max: int) -> Table:
 
     by_degree = [[p for p, path in enumerate(paths) if _degree(path.out) == degree] for degree in range(l_max + 1)]
     return Table([terms(p, m3) for m3 in range(2 * degree + 1) for p in found] for degree, found in enumerate(by_degree))
+
+
+def _message_rows(paths: Sequence[Path], l_max: int) -> list[list[Terms]]:
+    """For each output degree, the terms of its rows (m3, path): `sum_neighbors`."""
+    offsets = _offsets(paths)
+
+    def terms(p: int, m3: int) -> Terms:
+        coefficients, first = paths[p].coefficients[m3], _degree(paths[p].harmonic) ** 2
+        found = np.argwhere(np.abs(coefficients) > _ZERO).tolist()
+        return tuple((p, first + m1, offsets[paths[p].node].start + m2, float(coefficients[m1, m2])) for m1, m2 in found)
+
+    by_degree = [[p for p, path in enumerate(paths) if _degree(path.out) == degree] for degree in range(l_max + 1)]
+    return [[terms(p, m3) for m3 in range(2 * degree + 1) for p in found] for degree, found in enumerate(by_degree)]
 
 
 def convolve_species(

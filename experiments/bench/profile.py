@@ -1,0 +1,120 @@
+"""Where the time of energy and forces goes: time per kernel, or per loop on a CPU, on the device that JAX finds.
+
+python experiments/bench/profile.py water-1536 [--model L1] [--dtype float32] [--top 30] [--plain]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import systems
+from run import CUTOFF, MODELS, NEIGHBORS
+
+import macejax
+from macejax.data.batch import capacity_for
+from macejax.data.read import from_atoms
+from macejax.ops import neighbor_sum
+
+REPEATS = 7
+
+
+def main() -> None:
+    """Median of several calls, memory, then the kernels that took longest."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("system", nargs="+")
+    parser.add_argument("--model", choices=MODELS, default="L1")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--top", type=int, default=30, help="kernels to show")
+    parser.add_argument("--precision", default="highest", help="of matrix products: highest, TF32_TF32_F32_X3, TF32_TF32_F32")
+    parser.add_argument("--plain", action="store_true", help="without the kernels for CUDA")
+    options = parser.parse_args()
+    if options.plain:
+        neighbor_sum.use_kernels(False)
+    jax.config.update("jax_enable_x64", options.dtype == "float64")
+    for system in options.system:
+        measure(system, options)
+
+
+def measure(system: str, options: argparse.Namespace) -> None:
+    structures = [from_atoms(frame) for frame in systems.make(system)]
+    elements = sorted({int(z) for structure in structures for z in structure.numbers})
+    config = macejax.ModelConfig(
+        elements=elements,
+        e0s=(0.0,) * len(elements),
+        cutoff=CUTOFF,
+        hidden_irreps=MODELS[options.model],
+        avg_num_neighbors=NEIGHBORS,
+        interaction_first="RealAgnosticResidual",
+    )
+    model = macejax.init_model(config, jax.random.key(0), np.dtype(options.dtype))
+    graphs = [macejax.build_graph(structure, elements, CUTOFF) for structure in structures]
+    batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs), options.dtype))
+    predict = jax.jit(partial(macejax.predict, macejax.build(config, matmul_precision=options.precision).apply))
+    begun = time.perf_counter()
+    lowered = predict.lower(model.params, batch)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    ended = time.perf_counter()
+
+    def call() -> None:
+        jax.block_until_ready(compiled(model.params, batch))
+
+    call()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    atoms = sum(len(structure.numbers) for structure in structures)
+    median = statistics.median(times)
+    error = ""
+    if options.precision != "highest":
+        exact = jax.jit(partial(macejax.predict, macejax.build(config).apply))(model.params, batch).forces[:atoms]
+        difference = np.abs(compiled(model.params, batch).forces[:atoms] - exact).max() / np.sqrt(np.mean(exact**2))
+        error = f"{options.precision}: largest error of a force {difference:.1e} rms, "
+    plain = " plain" if options.plain else ""
+    print(
+        f"{jax.devices()[0].device_kind} {system} {options.model} {options.dtype}{plain}: {1000 * median:.2f} ms, "
+        f"{1e6 * median / atoms:.2f} us/atom, {error}{atoms} atoms, {len(batch.senders) // len(batch.nodes['species'])} slots, "
+        f"lowering {traced - begun:.1f} s, compile {ended - traced:.1f} s, "
+        f"temporaries {compiled.memory_analysis().temp_size_in_bytes / 2**20:.0f} MB",
+        flush=True,
+    )
+    if options.top:
+        for name, (seconds, count) in kernels(call, REPEATS).most_common(options.top):
+            print(f"  {1000 * seconds:9.3f} ms {count:6.0f}  {name}")
+
+
+def kernels(call: object, repeats: int) -> Counter:
+    """(seconds, number) per call of every kernel, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(repeats):
+                call()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(path))
+        seconds: Counter = Counter()
+        for plane in data.planes:
+            if jax.default_backend() != "cpu" and not plane.name.startswith("/device"):
+                continue
+            for line in plane.lines:
+                if line.name.startswith(("XLA Modules", "XLA Ops", "Steps", "Framework", "Source")):
+                    continue  # the same time again, in other words
+                for event in line.events:
+                    if event.name.startswith("$"):  # a line of Python
+                        continue
+                    old = seconds.get(event.name, (0.0, 0.0))
+                    seconds[event.name] = (old[0] + event.duration_ns / 1e9 / repeats, old[1] + 1 / repeats)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

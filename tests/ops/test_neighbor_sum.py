@@ -1,0 +1,147 @@
+"""The sum over neighbours as one operation: its kernels, run by an interpreter, its derivatives, and the model that uses it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import macejax
+from macejax.data.batch import capacity_for
+from macejax.model.coupling import convolution_paths
+from macejax.ops import neighbor_sum
+from macejax.ops.convolution import _message_rows
+from macejax.ops.neighbor_sum import EDGES, MESSAGES, WEIGHTS, sum_neighbors
+from tests.structures import structure
+
+ATOMS, SLOTS, CHANNELS = 3, 8, 64
+
+
+@pytest.fixture(params=["64x0e", "64x0e+64x1o"])
+def rows(request):
+    return tuple(itertools.chain(*_message_rows(convolution_paths(request.param, 3), 3)))
+
+
+@pytest.fixture
+def kernels_on():
+    neighbor_sum.use_kernels(True)
+    yield
+    neighbor_sum.use_kernels(None)
+
+
+def arrays(rows, atoms=ATOMS, slots=SLOTS, channels=CHANNELS, dtype=np.float64):
+    """Weights, harmonics, features, cotangent of messages."""
+    paths, harmonics, components = neighbor_sum._counts(rows)
+    shapes = [
+        (atoms, slots, paths, channels),
+        (atoms, slots, harmonics),
+        (atoms, slots, components, channels),
+        (atoms, len(rows), channels),
+    ]
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("which", range(4), ids=neighbor_sum.NAMES)
+def test_each_kernel_is_the_dense_expression(rows, which):
+    others = [x for k, x in enumerate(arrays(rows)) if k != which]
+    (found,) = neighbor_sum._call_kernel((which,), rows, *others, interpret=True)
+    np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=which, rows=rows), rtol=1e-12, atol=1e-12)
+
+
+def test_the_kernel_of_gradients_gives_all_three(rows):
+    found = neighbor_sum._call_kernel(EDGES, rows, *arrays(rows), interpret=True)
+    for ours, expected in zip(found, neighbor_sum._gradients_plain(*arrays(rows), rows=rows), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_one_program_per_atom_where_atoms_are_many(rows, monkeypatch):
+    monkeypatch.setattr(neighbor_sum, "_ENOUGH_PROGRAMS", 1)
+    edges = arrays(rows)[:3]
+    (found,) = neighbor_sum._call_kernel((MESSAGES,), rows, *edges, interpret=True)
+    np.testing.assert_allclose(found, neighbor_sum._plain(*edges, which=MESSAGES, rows=rows), rtol=1e-12, atol=1e-12)
+
+
+def test_channels_that_32_does_not_divide(rows):
+    others = arrays(rows, channels=24)[1:]
+    (found,) = neighbor_sum._call_kernel((WEIGHTS,), rows, *others, interpret=True)
+    np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=WEIGHTS, rows=rows), rtol=1e-12, atol=1e-12)
+
+
+def test_derivatives_to_third_order(rows):
+    edges = arrays(rows, atoms=1, slots=4, channels=2)[:3]
+    check_grads(lambda *x: jnp.sin(sum_neighbors(rows, *x)), edges, order=3, modes=["rev"])
+    check_grads(lambda *x: jnp.sin(sum_neighbors(rows, *x)), edges, order=2, modes=["fwd", "rev"])
+
+
+def test_a_pullback_can_be_transposed(rows):
+    edges = arrays(rows, atoms=1, slots=4, channels=2)[:3]
+    tangents = [x + 1 for x in edges]
+    messages, pullback = jax.vjp(functools.partial(sum_neighbors, rows), *edges)
+    (transposed,) = jax.linear_transpose(pullback, messages)(tuple(tangents))
+    _, expected = jax.jvp(functools.partial(sum_neighbors, rows), edges, tangents)
+    np.testing.assert_allclose(transposed, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_batch_joins_the_atoms(rows):
+    weights, harmonics, features, _ = arrays(rows)
+    several = jnp.stack([harmonics, 2 * harmonics], axis=1)
+    found = jax.vmap(lambda y: sum_neighbors(rows, weights, y, features), in_axes=1)(several)
+    once = sum_neighbors(rows, weights, harmonics, features)
+    np.testing.assert_allclose(found, jnp.stack([once, 2 * once]), rtol=1e-12, atol=1e-12)
+
+
+def _model_and_batch(hidden: str = "8x0e+8x1o", dtype=np.float64):
+    config = macejax.ModelConfig(elements=(1, 6), e0s=(0.0, 0.0), cutoff=4.0, hidden_irreps=hidden, l_max=2, radial_mlp=(16,))
+    graphs = [macejax.build_graph(structure("benzene"), config.elements, config.cutoff)]
+    return macejax.init_model(config, jax.random.key(0), dtype), macejax.batch(graphs, capacity_for(graphs), dtype)
+
+
+def test_the_model_is_the_same_with_it(kernels_on):
+    model, batch = _model_and_batch()
+
+    def predict(params, batch):  # a new function each time: what is traced depends on the switch
+        return macejax.predict(macejax.build(model.config).apply, params, batch)
+
+    ours = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
+    neighbor_sum.use_kernels(False)
+    plain = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
+    assert np.abs(plain.forces).max() > 1e-3
+    np.testing.assert_allclose(ours.energy, plain.energy, rtol=1e-12)
+    np.testing.assert_allclose(ours.forces, plain.forces, rtol=0, atol=1e-12 * np.abs(plain.forces).max())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-11), (np.float32, 2e-5)])
+def test_kernels_on_a_gpu(rows, dtype, tolerance):
+    edges = arrays(rows, atoms=70, slots=12, channels=96, dtype=dtype)[:3]
+    assert neighbor_sum.kernels_run()
+
+    def energy(*x):
+        return jnp.sum(jnp.sin(sum_neighbors(rows, *x)))
+
+    found = jax.jit(jax.value_and_grad(energy, argnums=(0, 1, 2)))(*edges)
+    assert "triton" in jax.jit(energy).lower(*edges).as_text()
+    with jax.default_device(jax.devices("cpu")[0]):
+        exact = [np.asarray(x, np.float64) for x in edges]
+        expected = jax.jit(jax.value_and_grad(energy, argnums=(0, 1, 2)))(*exact)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hidden", ["32x0e", "32x0e+32x1o", "32x0e+32x1o+32x2e"])
+def test_the_model_on_a_gpu_is_that_on_a_cpu(hidden):
+    model, batch = _model_and_batch(hidden)
+    predict = functools.partial(macejax.predict, macejax.build(model.config).apply)
+    found = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
+    neighbor_sum.use_kernels(False)
+    with jax.default_device(jax.devices("cpu")[0]):
+        expected = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
+    neighbor_sum.use_kernels(None)
+    np.testing.assert_allclose(found.forces, expected.forces, rtol=0, atol=1e-10 * np.abs(expected.forces).max())
