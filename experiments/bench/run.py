@@ -63,9 +63,9 @@ FURTHER = [
 ]
 # For a GPU: latency, throughput, capacity.
 DEVICE = [
+    Case("water-10125", "L1"),
     Case("water-192", "L1"),
     Case("water-1536", "L1"),
-    Case("water-10125", "L1"),
     Case("water-10125", "L0"),
     Case("water-10125", "L2"),
     Case("aspirin-10", "L1", work="step"),
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--mlip", help="python of an environment with mlip, which cannot share ours")
     parser.add_argument("--only", help="programs, comma-separated, instead of all that are installed")
     parser.add_argument("--systems", help="systems, comma-separated, instead of all of the set")
+    parser.add_argument("--model", choices=MODELS, help="model, instead of all of the set")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     programs = {"macejax": sys.executable}
@@ -96,6 +97,8 @@ def main() -> None:
     rows, where = [], machine()
     for case in SETS[options.chosen]:
         if options.systems and case.system not in options.systems.split(","):
+            continue
+        if options.model and case.model != options.model:
             continue
         rows.append(run_case(case, programs if case.peers else {"macejax": sys.executable}, options.repeats))
         if options.output:
@@ -119,11 +122,13 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
         workers: dict[str, Worker] = {}
         try:
             # mace-torch makes the weights; without it macejax draws its own.
-            for name in sorted(programs, key=lambda name: name != "mace-torch"):
+            for name in sorted(programs, key=lambda name: not name.startswith("mace-torch")):
                 if name == "macejax" and not Path(model).exists():
                     _draw(settings, model)
                 worker = Worker(name, programs[name])
-                extra = {"write_model": model} if name == "mace-torch" else {"cueq": name.endswith("cueq")}
+                extra: dict[str, Any] = {"cueq": name.endswith("cueq")}
+                if name.startswith("mace-torch") and not Path(model).exists():
+                    extra["write_model"] = model
                 try:
                     answer = worker.ask({"do": "prepare", "answer": f"{folder}/{name}.npz"} | command | extra)
                 except RuntimeError as error:  # out of memory, say: the others go on
@@ -217,10 +222,10 @@ def _draw(settings: dict[str, Any], path: str) -> None:
 
 def _compare(case: Case, row: dict[str, Any], folder: str, name: str) -> None:
     """Refuse to time what does not compute the same. mlip, whose weights are its own, has compared its forces with its energies."""
-    first = f"{folder}/mace-torch.npz"
-    if name != "macejax" or not Path(first).exists():
+    found = sorted(Path(folder).glob("mace-torch*.npz"))
+    if name != "macejax" or not found:
         return
-    theirs, ours = np.load(first), np.load(f"{folder}/{name}.npz")
+    theirs, ours = np.load(found[0]), np.load(f"{folder}/{name}.npz")
     energy = np.abs(theirs["energies"] - ours["energies"]).max() / row["atoms"]
     force = np.abs(theirs["forces"] - ours["forces"]).max() / np.sqrt(np.mean(theirs["forces"] ** 2))
     row["difference"] = {"energy_per_atom": float(energy), "force_over_rms": float(force)}

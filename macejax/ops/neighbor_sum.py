@@ -33,7 +33,8 @@ EDGES = (WEIGHTS, HARMONICS, FEATURES)
 Terms = tuple[tuple[int, int, int, float], ...]  # (path, harmonic, component of the feature, coefficient)
 Rows = tuple[Terms, ...]
 
-_LANES, _WARPS = 32, 1  # channels that one program of a kernel works on, warps of its threads
+# Channels that one program of a kernel works on, a thread each. Gradients end in sums over channels, which are quickest within a warp.
+_LANES = {"messages": 128, "gradients": 32}
 # Programs that fill a large GPU: where atoms are fewer, their slots are shared out.
 _ENOUGH_PROGRAMS = 4096
 _use: bool | None = None
@@ -195,7 +196,8 @@ def _call_kernel(kinds: tuple[int, ...], rows: Rows, *arguments: jax.Array, inte
         shapes[kind] = _shape(kind, shapes, rows)
     num, slots = shapes[HARMONICS][:2]
     channels = shapes[FEATURES][-1]
-    lanes = min(channels & -channels, _LANES)  # a power of two that divides them
+    messages = kinds == (MESSAGES,)
+    lanes = min(channels & -channels, _LANES["messages" if messages else "gradients"])  # a power of two that divides them
     groups, parts = channels // lanes, 1
     while slots % (2 * parts) == 0 and num * groups * parts < _ENOUGH_PROGRAMS:
         parts *= 2
@@ -221,7 +223,7 @@ def _call_kernel(kinds: tuple[int, ...], rows: Rows, *arguments: jax.Array, inte
         shape = shapes[kind] if count is None else (count, *shapes[kind])
         out_specs.append(spec)
         out_shapes.append(jax.ShapeDtypeStruct(shape, arguments[0].dtype))
-    kernel = _messages_kernel if kinds == (MESSAGES,) else functools.partial(_gradients_kernel, kinds)
+    kernel = _messages_kernel if messages else functools.partial(_gradients_kernel, kinds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The Pallas Triton backend", category=DeprecationWarning)
         results = pl.pallas_call(
@@ -230,7 +232,7 @@ def _call_kernel(kinds: tuple[int, ...], rows: Rows, *arguments: jax.Array, inte
             in_specs=[specs[k] for k in _needed(kinds)],
             out_specs=out_specs,
             out_shape=out_shapes,
-            compiler_params=triton.CompilerParams(num_warps=_WARPS),
+            compiler_params=triton.CompilerParams(num_warps=max(lanes // 32, 1)),
             interpret=interpret,
             name="sum_neighbors_" + "_".join(NAMES[kind] for kind in kinds),
         )(*arguments)
