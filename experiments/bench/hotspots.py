@@ -1,6 +1,6 @@
 """Where the time of energy and forces goes: time per kernel, or per loop on a CPU, on the device that JAX finds.
 
-python experiments/bench/profile.py water-1536 [--model L1] [--dtype float32] [--top 30] [--plain]
+python experiments/bench/hotspots.py water-1536 [--model L1] [--dtype float32] [--top 30] [--plain]
 """
 
 from __future__ import annotations
