@@ -15,8 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxlib.mlir.dialects import stablehlo
 
 Factor = tuple[int, int]  # (argument, row)
 Term = tuple[float, tuple[Factor, ...]]  # coefficient, factors
@@ -128,41 +130,69 @@ def _collect(terms: Iterable[Term]) -> tuple[Term, ...]:
     return tuple((coefficient, factors) for factors, coefficient in total.items())
 
 
-def _impl(*arguments: jax.Array, table: Table) -> list[jax.Array]:
-    axis = arguments[0].ndim - 2
-
-    @functools.cache
-    def load(factor: Factor) -> jax.Array:
-        return jax.lax.index_in_dim(arguments[factor[0]], factor[1], axis, keepdims=False)
-
-    zero = jnp.zeros_like(load((0, 0)))
-    return [jnp.stack([zero + _sum(list(terms), load) if terms else zero for terms in rows], axis=axis) for rows in table.results]
+def _lower(context: mlir.LoweringRuleContext, *arguments: mlir.ir.Value, table: Table) -> list[mlir.ir.Value]:
+    """StableHLO for the table: the polynomials are too long for a jaxpr to be made of them first."""
+    code = _Code(context.avals_in[0], arguments)
+    return [code.stack([code.sum(list(terms)) for terms in rows]) for rows in table.results]
 
 
-def _sum(terms: list[Term], load: Callable[[Factor], jax.Array]) -> jax.Array | float:
-    """Sum of terms by Horner's scheme in many variables: the factor that most terms have is taken out first."""
-    parts: list[jax.Array | float] = []
-    while terms:
-        counts = Counter(factor for _, factors in terms for factor in set(factors))
-        if not counts:
-            parts.append(sum(coefficient for coefficient, _ in terms))
-            break
-        # Latest argument first among equals: a cotangent or a tangent, which no two terms of a sum share more than once.
-        best = max(counts, key=lambda factor: (counts[factor], factor))
-        rest = []
-        inside = []
-        for coefficient, factors in terms:
-            if best in factors:
-                k = factors.index(best)
-                inside.append((coefficient, factors[:k] + factors[k + 1 :]))
-            else:
-                rest.append((coefficient, factors))
-        scale = _sum(inside, load)
-        parts.append(load(best) if isinstance(scale, float) and scale == 1 else load(best) * scale)
-        terms = rest
-    while len(parts) > 1:  # in pairs: short chains of dependent additions, small rounding
-        parts = [a + b for a, b in zip(parts[::2], parts[1::2], strict=False)] + parts[len(parts) - len(parts) % 2 :]
-    return parts[0]
+class _Code:
+    """Straight-line code on rows [..., K] of arguments [..., V, K]. A sum is the value of a row, or a number that is the same in all."""
+
+    def __init__(self, first: jax.core.ShapedArray, arguments: Sequence[mlir.ir.Value]) -> None:
+        self._arguments = arguments
+        self._lead, self._lanes = first.shape[:-2], first.shape[-1]
+        self._element = mlir.dtype_to_ir_type(np.dtype(first.dtype))
+        self._row = self._type()
+        self.load = functools.cache(self._load)
+        self.constant = functools.cache(self._constant)
+
+    def stack(self, rows: Sequence[mlir.ir.Value | float]) -> mlir.ir.Value:
+        """Rows [..., K] -> [..., Q, K]."""
+        parts = [stablehlo.reshape(self._type(1), self._value(row)) for row in rows]
+        return stablehlo.concatenate(parts, len(self._lead))
+
+    def sum(self, terms: list[Term]) -> mlir.ir.Value | float:
+        """Sum of terms by Horner's scheme in many variables: the factor that most terms have is taken out first."""
+        parts: list[mlir.ir.Value | float] = []
+        while terms:
+            counts = Counter(factor for _, factors in terms for factor in set(factors))
+            if not counts:
+                parts.append(sum(coefficient for coefficient, _ in terms))
+                break
+            # Latest argument first among equals: a cotangent or a tangent, which no two terms of a sum share more than once.
+            best = max(counts, key=lambda factor: (counts[factor], factor))
+            rest, inside = [], []
+            for coefficient, factors in terms:
+                if best in factors:
+                    k = factors.index(best)
+                    inside.append((coefficient, factors[:k] + factors[k + 1 :]))
+                else:
+                    rest.append((coefficient, factors))
+            scale = self.sum(inside)
+            parts.append(
+                self.load(best) if isinstance(scale, float) and scale == 1 else stablehlo.multiply(self.load(best), self._value(scale))
+            )
+            terms = rest
+        while len(parts) > 1:  # in pairs: short chains of dependent additions, small rounding
+            pairs = zip(parts[::2], parts[1::2], strict=False)
+            parts = [stablehlo.add(self._value(a), self._value(b)) for a, b in pairs] + parts[len(parts) - len(parts) % 2 :]
+        return parts[0] if parts else 0.0
+
+    def _load(self, factor: Factor) -> mlir.ir.Value:
+        argument, row = factor
+        start, end = [0] * len(self._lead) + [row, 0], [*self._lead, row + 1, self._lanes]
+        sliced = stablehlo.slice(self._arguments[argument], *map(mlir.dense_int_array, (start, end, [1] * len(end))))
+        return stablehlo.reshape(self._row, sliced)
+
+    def _constant(self, number: float) -> mlir.ir.Value:
+        return stablehlo.constant(mlir.ir.DenseElementsAttr.get_splat(self._row, mlir.ir.FloatAttr.get(self._element, number)))
+
+    def _value(self, x: mlir.ir.Value | float) -> mlir.ir.Value:
+        return self.constant(x) if isinstance(x, float) else x
+
+    def _type(self, *rows: int) -> mlir.ir.Type:
+        return mlir.ir.RankedTensorType.get((*self._lead, *rows, self._lanes), self._element)
 
 
 def _abstract(*arguments: jax.core.ShapedArray, table: Table) -> list[jax.core.ShapedArray]:
@@ -207,9 +237,9 @@ def _batch(arguments, dims, *, table: Table):
 
 _polynomial = Primitive("polynomial")
 _polynomial.multiple_results = True
-_polynomial.def_impl(functools.partial(jax.jit, static_argnames="table")(_impl))
+_polynomial.def_impl(lambda *arguments, table: jax.jit(functools.partial(_polynomial.bind, table=table))(*arguments))
 _polynomial.def_abstract_eval(_abstract)
 ad.primitive_jvps[_polynomial] = _jvp
 ad.primitive_transposes[_polynomial] = _transpose
 batching.primitive_batchers[_polynomial] = _batch
-mlir.register_lowering(_polynomial, mlir.lower_fun(_impl, multiple_results=True))
+mlir.register_lowering(_polynomial, _lower)
