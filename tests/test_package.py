@@ -74,11 +74,16 @@ def test_imports_point_backwards(folder):
 
 
 def test_no_file_can_run_code_when_it_is_loaded():
-    """No pickle, no eval, no exec in the package; the import of mace-torch modules takes them from memory."""
+    """No eval and no exec in the package, and no pickle but for the restricted unpickler, which decides on every name itself."""
+    allowed = PACKAGE / "checkpoint" / "torch_file.py"
+    uses = set(re.findall(r"pickle\.\w+", allowed.read_text(encoding="utf-8")))
+    assert uses == {"pickle.Unpickler", "pickle.UnpicklingError"}  # the class that is derived from, and an error
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
             if isinstance(node, ast.Import | ast.ImportFrom):
-                assert not {"pickle", "cloudpickle", "dill", "marshal", "shelve"} & {name.split(".")[0] for name in names}, path
+                assert path == allowed or not {"pickle", "cloudpickle", "dill", "marshal", "shelve"} & {
+                    name.split(".")[0] for name in names
+                }, path
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}"

@@ -61,7 +61,7 @@ def save_model(path: str | os.PathLike, model: Model, extra: Mapping[str, Any] |
 
 
 def load_model(path: str | os.PathLike) -> Model:
-    """Read a model file.
+    """Read a model file: macejax's own, or one of mace-torch (`torch_file.load_torch`).
 
     Returns:
       Model whose parameters are numpy arrays in the dtype of the file, whatever JAX's x64 setting; `jax.tree.map(jnp.asarray, ...)` brings
@@ -70,10 +70,15 @@ def load_model(path: str | os.PathLike) -> Model:
     Raises:
       FileNotFoundError: there is no such file.
       ModelFileError: the file is damaged, of another format or a newer one, or not a model file. Nothing in it is ever executed.
+      TorchImportError: a file of mace-torch that is damaged or holds what macejax does not have.
     """
     from macejax.model.mace import Model
 
     path = Path(path)
+    if _is_torch(path):
+        from macejax.checkpoint.torch_file import load_torch
+
+        return load_torch(path)
     header, tensors = _read(path)
     config = _config(path, header)
     _require_fit(path, config, tensors)
@@ -81,9 +86,24 @@ def load_model(path: str | os.PathLike) -> Model:
 
 
 def read_header(path: str | os.PathLike) -> dict[str, Any]:
-    """The verified header of a model file: format, config, species, units, dtype, versions, extra, and `parameters`, their number."""
-    header, tensors = _read(Path(path))
+    """The verified header of a model file: format, config, species, units, dtype, versions, extra, and `parameters`, their number.
+
+    Of a file of mace-torch, the header that it would have once converted.
+    """
+    path = Path(path)
+    if _is_torch(path):
+        model = load_model(path)
+        tensors = dict(_flatten(model.params))
+        header = _header(model.config, str(next(iter(tensors.values())).dtype), {"read from": "a file of mace-torch"})
+    else:
+        header, tensors = _read(path)
     return {**header, "parameters": int(sum(value.size for value in tensors.values()))}
+
+
+def _is_torch(path: Path) -> bool:
+    from macejax.checkpoint.torch_file import is_torch
+
+    return not path.is_dir() and is_torch(path)
 
 
 def _header(config: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,10 +149,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _refuse_other_formats(path: Path, content: bytes) -> None:
     # The first byte alone does not tell: a safetensors file begins with the length of its header, whose low byte may be 0x80 too.
-    if content[8:9] != b"{" and (content[:1] == b"\x80" or content[:4] == b"PK\x03\x04"):
-        raise ModelFileError(
-            f"{path} is a pickle or a torch file, which is a program: macejax does not open it. A macejax model file is wanted."
-        )
+    if content[8:9] != b"{" and content[:1] == b"\x80":
+        raise ModelFileError(f"{path} is a pickle, which is a program: macejax does not open it. A macejax model file is wanted.")
     if len(content) < 8 or int.from_bytes(content[:8], "little") > len(content) - 8:
         raise ModelFileError(f"{path} is truncated or not a model file ({len(content)} bytes).")
 

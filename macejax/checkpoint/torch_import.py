@@ -12,17 +12,22 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import ase.data
 import numpy as np
 from pydantic import ValidationError
 
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights, take
 from macejax.config import ModelConfig
 from macejax.model.mace import Model
+from macejax.model.radial import AGNESI, SOFT
+from macejax.model.repulsion import COEFFICIENTS, LENGTH
 
-BLOCKS = {"RealAgnosticInteractionBlock": "RealAgnostic", "RealAgnosticResidualInteractionBlock": "RealAgnosticResidual"}
+BLOCKS = {
+    f"{name}InteractionBlock": name
+    for name in ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
+}
 GATES = ("silu", "tanh", "abs")
 PARTS = {  # attributes that only modules with a part which macejax lacks have
-    "pair_repulsion_fn": "a ZBL pair repulsion",
     "joint_embedding": "embeddings of charge, spin or other inputs",
     "embedding_readout": "an embedding readout",
 }
@@ -32,6 +37,7 @@ SWITCHES = {  # switches of mace-torch and the value that macejax has
     "use_last_readout_only": (False, "a readout of the last layer only"),
     "apply_cutoff": (True, "radial weights, instead of radial functions, that are cut off"),
 }
+CONSTANTS: dict[str, dict[str, Any]] = {"Agnesi": AGNESI, "Soft": SOFT, "ZBL": {"c": COEFFICIENTS, **LENGTH}}
 FREQUENCIES = "radial_embedding.bessel_fn.bessel_weights"
 FREQUENCY_TOLERANCE = 1e-6  # relative: modules trained in float32 carry rounded frequencies
 
@@ -79,6 +85,8 @@ def read_config(module: Any) -> ModelConfig:
         cutoff=float(module.r_max),
         num_bessel=len(module.radial_embedding.bessel_fn.bessel_weights),
         cutoff_power=int(module.radial_embedding.cutoff_fn.p),
+        distance_transform=_transform(module),
+        pair_repulsion=_has_repulsion(module),
         hidden_irreps=" + ".join(f"{mul}x{degree}{'eo'[degree % 2]}" for mul, degree in hidden),
         num_interactions=len(interactions),
         l_max=_irreps(module.spherical_harmonics.irreps_out)[-1][1],
@@ -112,8 +120,8 @@ def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: l
     params: dict[str, Any] = {"node_embedding": {"weight": take(state, "node_embedding.linear.weight").reshape(num_elements, channels)}}
     for layer in range(config.num_interactions):
         inputs, outputs = (degrees if layer else [0]), (degrees if layer < last else degrees[:1])
-        agnostic = (config.interaction if layer else config.interaction_first) == "RealAgnostic"
-        carried = edge if agnostic else [degree for degree in inputs if degree in outputs]
+        block = config.interaction if layer else config.interaction_first
+        carried = edge if "Residual" not in block else [degree for degree in inputs if degree in outputs]
         name = f"interactions.{layer}"
         params[f"interaction_{layer}"] = {
             "linear_up": _blocks(state, f"{name}.linear_up.weight", inputs, lambda _: square),
@@ -126,6 +134,8 @@ def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: l
                 for key, weight in _blocks(state, f"{name}.skip_tp.weight", carried, lambda _: (channels, num_elements, channels)).items()
             },
         }
+        if "Density" in block:
+            params[f"interaction_{layer}"]["density"] = {"weight": take(state, f"{name}.density_fn.layer0.weight")}
         params[f"product_{layer}"] = {
             "contraction": contractions[layer],
             "linear": _blocks(state, f"products.{layer}.linear.weight", outputs, lambda _: square),
@@ -195,10 +205,6 @@ def _refuse_foreign_blocks(module: Any) -> None:
     radial = module.radial_embedding
     if type(radial.bessel_fn).__name__ != "BesselBasis":
         raise TorchImportError(f"radial basis {type(radial.bessel_fn).__name__} is not macejax's, BesselBasis.")
-    if hasattr(radial, "distance_transform"):
-        raise TorchImportError(
-            f"the module has a distance transform ({type(radial.distance_transform).__name__}), which macejax does not have."
-        )
     frequencies = _numpy(radial.bessel_fn.bessel_weights)
     expected = np.arange(1, len(frequencies) + 1) * math.pi / float(module.r_max)
     if not np.allclose(frequencies, expected, rtol=FREQUENCY_TOLERANCE, atol=0):
@@ -207,6 +213,36 @@ def _refuse_foreign_blocks(module: Any) -> None:
     expected_readouts = ["LinearReadoutBlock"] * (len(module.interactions) - 1) + [last]
     if [type(readout).__name__ for readout in module.readouts] != expected_readouts:
         raise TorchImportError(f"the readouts are {[type(r).__name__ for r in module.readouts]}, where macejax has {expected_readouts}.")
+
+
+def _transform(module: Any) -> str:
+    transform = getattr(module.radial_embedding, "distance_transform", None)
+    if transform is None:
+        return "none"
+    name = type(transform).__name__.removesuffix("Transform")
+    if name not in CONSTANTS:
+        raise TorchImportError(f"the module has a distance transform ({type(transform).__name__}), which macejax does not have.")
+    _require_constants(transform, name)
+    return name
+
+
+def _has_repulsion(module: Any) -> bool:
+    repulsion = getattr(module, "pair_repulsion_fn", None)
+    if repulsion is None:
+        return False
+    _require_constants(repulsion, "ZBL")
+    if int(repulsion.p) != int(module.radial_embedding.cutoff_fn.p):
+        raise TorchImportError(f"the ZBL repulsion is cut off with power {int(repulsion.p)}, the radial functions with another.")
+    return True
+
+
+def _require_constants(part: Any, name: str) -> None:
+    """Constants that were trained, or given, are not macejax's; those of a module in float32 are rounded."""
+    expected = {**CONSTANTS[name], "covalent_radii": ase.data.covalent_radii}
+    for key, value in expected.items():
+        found = _numpy(getattr(part, key))
+        if found.shape != np.shape(value) or not np.allclose(found, value, rtol=FREQUENCY_TOLERANCE, atol=0):
+            raise TorchImportError(f"{type(part).__name__}.{key} of the module is not the usual one, which is the only one macejax has.")
 
 
 def _refuse_foreign_irreps(module: Any) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from macejax.data.structure import Structure
 
 UNITS = {"energy_per_atom": ("E", "meV/atom"), "forces": ("F", "meV/Å"), "stress": ("stress", "meV/Å³")}
-PROGRAMS = (".model", ".pt", ".pth", ".pkl")  # what other programs call their models; refused with the reason
+PROGRAMS = (".model", ".pt", ".pth", ".pkl")  # what other programs call their models
 
 
 def command(

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "Train a model.",
     "evaluate": "Predict a file of structures and tabulate the errors.",
     "info": "Describe a model file or a data file.",
+    "convert": "Turn a model file of mace-torch into one of macejax.",
     "config": "Print a configuration file with all options and their help.",
     "relax": "Relax structures with a model.",
     "md": "Run molecular dynamics with a model.",

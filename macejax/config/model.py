@@ -21,6 +21,10 @@ class ModelConfig(Section):
     cutoff: float = Field(5.0, gt=0, description="Cutoff radius (Angstrom).")
     num_bessel: int = Field(8, ge=1, description="Bessel radial basis functions.")
     cutoff_power: int = Field(5, ge=3, description="Power p of the polynomial cutoff.")
+    distance_transform: Literal["none", "Agnesi", "Soft"] = Field(
+        "none", description="Transform of distances, by covalent radii, before the radial basis."
+    )
+    pair_repulsion: bool = Field(False, description="Add the ZBL repulsion of nuclei closer than the sum of their covalent radii.")
     hidden_irreps: str = Field("128x0e + 128x1o", description="Irreps of the node features, natural parity, equal multiplicities.")
     num_interactions: int = Field(2, ge=1, description="Message-passing layers.")
     l_max: int = Field(3, ge=0, description="Highest degree of the spherical harmonics.")
@@ -77,6 +81,10 @@ class ModelSection(Section):
     max_L: int | None = Field(
         None, ge=0, description="Highest degree of the node features, with num_channels instead of hidden_irreps. null: 1."
     )
+    distance_transform: Literal["none", "Agnesi", "Soft"] = Field(
+        "none", description="Transform of distances, by covalent radii, before the radial basis."
+    )
+    pair_repulsion: bool = Field(False, description="Add the ZBL repulsion of nuclei closer than the sum of their covalent radii.")
     hidden_irreps: str | None = Field(
         None, description="Irreps of the node features, such as '128x0e + 128x1o'. null: from num_channels and max_L."
     )
@@ -86,7 +94,7 @@ class ModelSection(Section):
         3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer."
     )
     interaction_first: str | None = Field(
-        None, description="Block of the first layer, RealAgnostic or RealAgnosticResidual. null: by `model`."
+        None, description="Block of the first layer. null: RealAgnostic for MACE, RealAgnosticResidual for ScaleShiftMACE."
     )
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
     radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import ase.data
 import numpy as np
 
 from macejax.data.structure import DataError, Structure
@@ -22,6 +23,11 @@ def elements_of(structures: Iterable[Structure]) -> tuple[int, ...]:
     for structure in structures:
         found.update(np.unique(structure.numbers).tolist())
     return tuple(sorted(found))
+
+
+def covalent_radii(elements: Iterable[int]) -> np.ndarray:
+    """Covalent radii (Angstrom) of elements by atomic number, those of ASE (Cordero et al. 2008)."""
+    return ase.data.covalent_radii[list(elements)]
 
 
 def names(numbers: Iterable[int]) -> str:

@@ -14,9 +14,11 @@ each other in the second method: it may get some of them at a time. Write your o
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from macejax.model.coupling import convolution_paths
@@ -51,6 +53,7 @@ class RealAgnostic(nn.Module):
     irreps_in: str
     irreps_out: str
     options: Options
+    density = False  # whether messages are divided by a density, not by the average number of neighbours
 
     def setup(self) -> None:
         self.linear_up = IrrepsLinear(self.options.channels)
@@ -60,7 +63,7 @@ class RealAgnostic(nn.Module):
 
     @nn.compact
     def __call__(self, neighbors: jax.Array | Features, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, None]:
-        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options)
+        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options, self.density)
         names = natural_irreps(self.options.l_max)
         blocks = {name: message[:, degree**2 : (degree + 1) ** 2] for degree, name in enumerate(names)}
         return SpeciesLinear(self.options.num_elements, self.options.channels, names, name="skip")(blocks, species), None
@@ -74,6 +77,7 @@ class RealAgnosticResidual(nn.Module):
     irreps_in: str
     irreps_out: str
     options: Options
+    density = False
 
     def setup(self) -> None:
         self.linear_up = IrrepsLinear(self.options.channels)
@@ -83,16 +87,41 @@ class RealAgnosticResidual(nn.Module):
 
     @nn.compact
     def __call__(self, neighbors: jax.Array | Features, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, jax.Array]:
-        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options)
+        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options, self.density)
         names = [name for name, _ in degrees(self.irreps_out)]
         skip = SpeciesLinear(self.options.num_elements, self.options.channels, names, name="skip")
         return message, skip(_split(h, self.irreps_in), species, per_species=h.of_elements)
 
 
-def sum_messages(neighbors: jax.Array | Features, edges: Edges, species: Species, irreps_in: str, options: Options) -> jax.Array:
-    """Convolution over neighbours, linear, division by the average number of neighbours: what most blocks share.
+class RealAgnosticDensity(RealAgnostic):
+    """mace-torch's RealAgnosticDensityInteractionBlock: messages are divided by 1 + `Density`."""
 
-    To be called inside a block's `@nn.compact` method, which then owns the parameters radial_mlp and linear.
+    density = True
+
+
+class RealAgnosticDensityResidual(RealAgnosticResidual):
+    """mace-torch's RealAgnosticDensityResidualInteractionBlock: messages are divided by 1 + `Density`."""
+
+    density = True
+
+
+class Density(nn.Module):
+    """How many neighbours an atom has, as the model learns to count them: the sum of tanh(f^2), f linear in the radial functions."""
+
+    @nn.compact
+    def __call__(self, radial: jax.Array) -> jax.Array:
+        """Radial functions [N, M, B], 0 on padding -> [N]."""
+        num = radial.shape[-1]
+        weight = self.param("weight", nn.initializers.normal(1.0), (num, 1), radial.dtype)
+        return jnp.sum(jnp.tanh((radial @ (weight / math.sqrt(num))) ** 2), axis=(1, 2))
+
+
+def sum_messages(
+    neighbors: jax.Array | Features, edges: Edges, species: Species, irreps_in: str, options: Options, density: bool = False
+) -> jax.Array:
+    """Convolution over neighbours, linear, division by the average number of neighbours or by 1 + a density: what most blocks share.
+
+    To be called inside a block's `@nn.compact` method, which then owns the parameters radial_mlp, linear and density.
 
     Returns:
       messages [N, (l_max + 1)^2, K].
@@ -107,7 +136,10 @@ def sum_messages(neighbors: jax.Array | Features, edges: Edges, species: Species
     else:
         summed = convolve(neighbors, edges, lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, l_max)
     blocks = dict(zip(natural_irreps(l_max), summed, strict=True))
-    return IrrepsLinear(channels, name="linear")(blocks) / options.avg_num_neighbors
+    message = IrrepsLinear(channels, name="linear")(blocks)
+    if not density:
+        return message / options.avg_num_neighbors
+    return message / (1 + Density(name="density")(edges.radial))[:, None, None]
 
 
 def factorises(sent: Features, species: Species) -> bool:

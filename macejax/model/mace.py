@@ -14,14 +14,24 @@ import numpy as np
 from flax import linen as nn
 
 from macejax.config import ModelConfig
+from macejax.data.species import covalent_radii
 from macejax.model.coupling import convolution_paths
 from macejax.model.embedding import NodeEmbedding
 from macejax.model.geometry import rows, safe_norm, spherical_harmonics
-from macejax.model.interaction import Features, Options, RealAgnostic, RealAgnosticResidual, factorises
+from macejax.model.interaction import (
+    Features,
+    Options,
+    RealAgnostic,
+    RealAgnosticDensity,
+    RealAgnosticDensityResidual,
+    RealAgnosticResidual,
+    factorises,
+)
 from macejax.model.linear import Species, degrees, of_present
 from macejax.model.product import ProductBasis
-from macejax.model.radial import bessel, polynomial_cutoff
+from macejax.model.radial import TRANSFORMS, bessel, polynomial_cutoff
 from macejax.model.readout import LinearReadout, NonLinearReadout
+from macejax.model.repulsion import zbl
 from macejax.ops.blocks import Gathered, block_size, map_energies
 from macejax.ops.convolution import Edges, bytes_per_atom
 from macejax.ops.gather import gather_neighbors
@@ -29,7 +39,9 @@ from macejax.ops.gather import gather_neighbors
 Block = Callable[..., nn.Module]
 
 # Every interaction block by name: a new variant is one file and one line here, and the conformance tests run over it.
-INTERACTIONS: dict[str, Block] = {"RealAgnostic": RealAgnostic, "RealAgnosticResidual": RealAgnosticResidual}
+INTERACTIONS: dict[str, Block] = {
+    block.__name__: block for block in (RealAgnostic, RealAgnosticResidual, RealAgnosticDensity, RealAgnosticDensityResidual)
+}
 
 
 class Layer(NamedTuple):
@@ -76,8 +88,10 @@ class MACE(nn.Module):
         return jnp.sum(self.contributions(vectors, graph), axis=-1)
 
     def contributions(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
-        """What each layer adds to every atom's energy, [N, layers] (eV)."""
+        """What each layer adds to every atom's energy, [N, layers] (eV); before them, where the model has it, the repulsion of nuclei."""
         _, energies = self._layers(vectors, graph)
+        if self.config.pair_repulsion:
+            energies = [_repulsion(vectors, graph, self.config), *energies]
         return jnp.where(graph.nodes["mask"][:, None], jnp.stack(energies, axis=-1), 0)
 
     def features(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> list[jax.Array]:
@@ -206,10 +220,27 @@ def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) ->
     harmless = jnp.asarray([0.0, 0.0, 2 * config.cutoff], vectors.dtype)
     vectors = jnp.where(mask[..., None], -vectors, harmless)  # MACE's vectors point from sender to receiver
     lengths = safe_norm(vectors)
+    distances = lengths
+    if config.distance_transform != "none":
+        distances = TRANSFORMS[config.distance_transform](lengths, sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype)))
     harmonics = jnp.where(mask[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
     cutoff = polynomial_cutoff(lengths, config.cutoff, config.cutoff_power)
-    radial = bessel(lengths, config.num_bessel, config.cutoff) * cutoff[..., None]
+    radial = bessel(distances, config.num_bessel, config.cutoff) * cutoff[..., None]
     return Edges(harmonics, radial, graph.nodes["slot"][rows(graph.senders, graph)])
+
+
+def _repulsion(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> jax.Array:
+    """ZBL energy of every atom [N]."""
+    radii = sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype))
+    numbers = _of_pairs(np.array(config.elements, np.float64), graph, vectors.dtype)
+    pairs = zbl(safe_norm(vectors), *numbers, radii, config.cutoff_power)
+    return jnp.sum(jnp.where(rows(graph.edges["mask"], graph), pairs, 0), axis=1)
+
+
+def _of_pairs(values: np.ndarray, graph: jraph.GraphsTuple, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Values [Z] of the elements of receiver [N, 1] and sender [N, M] of every slot."""
+    of_atoms = jnp.asarray(values, dtype)[graph.nodes["species"]]
+    return of_atoms[:, None], of_atoms[rows(graph.senders, graph)]
 
 
 def _map_layer(layer: Layer, neighbors: Gathered, h: Features, edges: Edges, species: Species, size: int) -> jax.Array:

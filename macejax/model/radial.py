@@ -13,6 +13,8 @@ from flax import linen as nn
 SILU_SCALE = 1.6791767923989418
 TANH_SCALE = 1.5937334472592695
 ABS_SCALE = 1.001110600838467
+AGNESI = {"q": 0.9183, "p": 4.5791, "a": 1.0805}
+SOFT = {"alpha": 4.0}
 # Below this argument sin(x) / x is its Taylor series. The quotient's derivatives lose digits there, for they are differences of 1 / x^n.
 _SERIES_BELOW = 1.0
 _SERIES_TERMS = 10  # the next one, x^22 / 23!, is beneath float64
@@ -26,7 +28,7 @@ def bessel(lengths: jax.Array, num: int, cutoff: float) -> jax.Array:
     return math.sqrt(2 / cutoff) * frequency * _sinc(frequency * lengths[..., None])
 
 
-def polynomial_cutoff(lengths: jax.Array, cutoff: float, power: int) -> jax.Array:
+def polynomial_cutoff(lengths: jax.Array, cutoff: float | jax.Array, power: int) -> jax.Array:
     """Envelope that falls from 1 to 0 with two continuous derivatives at the cutoff (Gasteiger et al. 2020, eq. 8); 0 beyond."""
     p = float(power)
     u = lengths / cutoff
@@ -34,6 +36,25 @@ def polynomial_cutoff(lengths: jax.Array, cutoff: float, power: int) -> jax.Arra
     u = jnp.where(inside, u, 1)
     high = p * (p + 2) * u - (p + 1) * (p + 2) / 2 - p * (p + 1) / 2 * u**2
     return jnp.where(inside, 1 + u**power * high, 0)
+
+
+def agnesi(lengths: jax.Array, radii: jax.Array) -> jax.Array:
+    """Agnesi transform of distances, from 1 at r = 0 to 0 far away (Witt et al., J. Chem. Phys. 159, 164101 (2023)), with the constants of
+    mace-torch: 1 / (1 + a x^q / (1 + x^(q - p))), x in units of half the sum of the covalent radii, `radii`.
+    """
+    x = lengths / (radii / 2)
+    # Numerator and denominator times x^(p - q), so that no power is negative: finite at r = 0, and so are three derivatives.
+    return 1 / (1 + AGNESI["a"] * x ** AGNESI["p"] / (x ** (AGNESI["p"] - AGNESI["q"]) + 1))
+
+
+def soft(lengths: jax.Array, radii: jax.Array) -> jax.Array:
+    """Distances that do not fall below three quarters of the sum of the covalent radii, `radii`: mace-torch's SoftTransform."""
+    low, high = 3 / 4 * radii, 4 / 3 * radii
+    steps = (1 + jnp.tanh(SOFT["alpha"] / (high - low) * (lengths - (low + high) / 2))) / 2
+    return low + (lengths - low) * steps
+
+
+TRANSFORMS = {"Agnesi": agnesi, "Soft": soft}
 
 
 class RadialNetwork(nn.Module):

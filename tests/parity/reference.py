@@ -94,14 +94,24 @@ def evaluate(module: Any, atoms: ase.Atoms, *, hessian: bool = True) -> dict[str
     """What mace-torch says of one structure, in float64.
 
     energy [] and node_energy [N] with E0s (eV), forces [N, 3], stress [3, 3], strain_derivative [3, 3] = minus its virials (eV),
-    hessian [3N, 3N], and contributions [N, layers] (eV): the readout of each layer before scale and shift.
+    hessian [3N, 3N], and contributions [N, layers] (eV): the ZBL repulsion where there is one, and the readout of
+    each layer, before scale and shift.
     """
+    import torch
+
     batch = to_batch(atoms, module)
     layers: list[np.ndarray] = []
-    hooks = [readout.register_forward_hook(lambda _m, _i, out: layers.append(out.detach().numpy()[:, 0])) for readout in module.readouts]
+    parts = [module.pair_repulsion_fn] if hasattr(module, "pair_repulsion_fn") else []
+    hooks = [
+        part.register_forward_hook(lambda _m, _i, out: layers.append(out.detach().numpy().reshape(len(out), -1)[:, 0]))
+        for part in [*parts, *module.readouts]
+    ]
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # ZBL multiplies atomic numbers in whatever the default is
     try:
         out = module(batch, compute_force=True, compute_stress=True, compute_virials=True)
     finally:
+        torch.set_default_dtype(previous)
         for hook in hooks:
             hook.remove()
     result = {name: out[name].detach().numpy().astype(np.float64) for name in ("energy", "node_energy", "forces", "stress", "virials")}

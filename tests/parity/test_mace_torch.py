@@ -32,6 +32,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "agnostic-throughout": {"interaction": "RealAgnostic", "l_max": 2, "correlation": 2, "seed": 3},
     "class-MACE": {"model": "MACE", "l_max": 2, "gate": "tanh", "readout": "5x0e", "seed": 4},
     "correlation-per-layer": {"correlation": [3, 2], "l_max": 2, "gate": "none", "seed": 5},
+    "density": {"first": "RealAgnosticDensity", "interaction": "RealAgnosticDensityResidual", "l_max": 2, "seed": 7},
+    "density-swapped": {
+        "first": "RealAgnosticDensityResidual",
+        "interaction": "RealAgnosticDensity",
+        "l_max": 1,
+        "correlation": 2,
+        "seed": 8,
+    },
+    "agnesi-zbl": {"distance_transform": "Agnesi", "pair_repulsion": True, "l_max": 2, "correlation": 2, "seed": 9},
+    "soft": {"distance_transform": "Soft", "pair_repulsion": True, "model": "MACE", "l_max": 1, "correlation": 2, "seed": 10},
     "correlation-4": {"correlation": 4, "l_max": 1, "gate": "abs", "seed": 6},
 }
 

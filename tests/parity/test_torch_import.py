@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from macejax.checkpoint.torch_basis import TorchImportError
+from macejax.checkpoint.torch_file import load_torch
 from macejax.checkpoint.torch_import import from_torch
 from macejax.config import ModelConfig
 from macejax.model.mace import count_parameters
@@ -30,9 +33,7 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"first": "RealAgnosticDensity"}, "RealAgnosticDensityInteractionBlock is not one of"),
-        ({"pair_repulsion": True}, "ZBL"),
-        ({"distance_transform": "Agnesi"}, "AgnesiTransform"),
+        ({"interaction": "RealAgnosticAttResidual"}, "RealAgnosticAttResidualInteractionBlock is not one of"),
         ({"radial_type": "gaussian"}, "GaussianBasis"),
         ({"apply_cutoff": False}, "apply_cutoff=False"),
         ({"use_agnostic_product": True}, "use_agnostic_product"),
@@ -133,3 +134,47 @@ def test_parameters_of_the_paper(elements: tuple[int, ...], first: str, count: i
 
 def leaves(tree: Any) -> list[np.ndarray]:
     return [leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict) else [tree]
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": "4x0e + 4x1o + 4x2e", "l_max": 3, "correlation": 3},
+        {"first": "RealAgnosticDensity", "interaction": "RealAgnosticDensityResidual", "model": "MACE"},
+        {"num_interactions": 1},
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_saved_module_is_read_as_the_module(make: Callable[..., Any], tmp_path: Path, options: dict[str, Any], dtype: str) -> None:
+    import torch
+
+    module = make(**options).to(getattr(torch, dtype))
+    expected = from_torch(module)
+    torch.save(module, tmp_path / "whole.model")
+    torch.save({"model": module.state_dict(), "optimizer": {}, "epoch": 3}, tmp_path / "checkpoint.pt")
+    for found in (load_torch(tmp_path / "whole.model"), load_torch(tmp_path / "checkpoint.pt", expected.config)):
+        assert found.config == expected.config
+        jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+        assert {str(x.dtype) for x in jax.tree.leaves(found.params)} == {dtype}
+
+
+@needs_torch
+def test_a_compiled_module_is_named(make: Callable[..., Any], tmp_path: Path) -> None:
+    import torch
+
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "m_compiled.model")
+    with pytest.raises(TorchImportError, match="TorchScript"):
+        load_torch(tmp_path / "m_compiled.model")
+
+
+@needs_torch
+def test_a_module_of_another_kind_is_named(make: Callable[..., Any], tmp_path: Path) -> None:
+    import torch
+
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "linear.pt")
+    with pytest.raises(TorchImportError, match="not Linear"):
+        load_torch(tmp_path / "linear.pt")
+    torch.save(make(radial_type="gaussian"), tmp_path / "gaussian.model")
+    with pytest.raises(TorchImportError, match=r"gaussian\.model: radial basis GaussianBasis"):
+        load_torch(tmp_path / "gaussian.model")

@@ -1,0 +1,315 @@
+"""Model files of mace-torch, read with neither torch nor mace: arrays and plain attributes, and nothing of the file runs.
+
+`torch.save` writes a zip archive: a pickle, in which tensors stand as references, and their bytes in a member each. A pickle is a program.
+The unpickler here knows a list of names; what the program calls are stand-ins, which keep what they are given and do nothing else, and any
+other name ends the reading before anything was called by it. The object that comes out answers what `from_torch` asks of a module.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
+
+if TYPE_CHECKING:
+    from macejax.config import ModelConfig
+    from macejax.model.mace import Model
+
+SUFFIXES = (".model", ".pt", ".pth")
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+# Modules of which every name may stand in a file, for what stands in for it does nothing.
+INERT = ("mace.modules.", "mace.tools.", "e3nn.", "torch.nn.", "torch.fx.")
+_LFS = b"version https://git-lfs"
+_BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # torch before 1.6
+_ADVICE = "Nothing in it has run. Load only files whose origin you trust with the program that wrote them, and save the module again."
+
+
+def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Model:
+    """A model file of mace-torch (`.model`), or the weights of one of its training checkpoints (`.pt`), as a Model.
+
+    Args:
+      path: file that `torch.save` wrote (torch 1.6 or newer); on whichever device its tensors were, float32 or float64.
+      config: the architecture, which a training checkpoint does not say.
+
+    Returns:
+      Model whose parameters are numpy arrays in the dtype of the file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      TorchImportError: not such a file, damaged, with names that a model has no use for, or a model that macejax does not have; the
+        sentence says which.
+    """
+    from macejax.checkpoint.torch_import import from_torch, to_params
+    from macejax.model.mace import Model
+
+    content = read_torch(path)
+    try:
+        if isinstance(content, Module):
+            return from_torch(content)
+        if not (isinstance(content, dict) and isinstance(content.get("model"), dict)):
+            raise TorchImportError(f"it holds {_kind(content)}, neither a module nor a training checkpoint.")
+        if config is None:
+            raise TorchImportError("it is a training checkpoint, which holds weights alone: give the configuration of the model too.")
+        state = {name: np.array(value) for name, value in content["model"].items()}
+        config, contractions = contraction_weights(config, state)
+        return Model(config, {"params": to_params(config, state, contractions)})
+    except TorchImportError as error:
+        raise TorchImportError(f"{path}: {error}") from error
+    except AttributeError as error:
+        raise TorchImportError(
+            f"{path}: the module has no {error}, which every MACE of mace-torch 0.3 has: load it with the version that wrote it, and save "
+            "it with a newer one."
+        ) from error
+
+
+def is_torch(path: str | os.PathLike) -> bool:
+    """Whether a file looks like one of torch, whole or not, by its first bytes or, failing that, by its name."""
+    with open(path, "rb") as stream:
+        head = stream.read(32)
+    if head[8:9] == b"{":  # safetensors
+        return False
+    return head.startswith((b"PK\x03\x04", _LFS, _BEFORE_ZIP)) or Path(path).suffix in SUFFIXES
+
+
+def read_torch(path: str | os.PathLike) -> Any:
+    """What `torch.save` wrote: modules as `Module`, tensors as `Tensor`, the rest as it is.
+
+    Raises:
+      FileNotFoundError, TorchImportError: as `load_torch`.
+    """
+    path = Path(path)
+    with open(path, "rb") as stream:
+        head = stream.read(32)
+    if head.startswith(_LFS):
+        raise TorchImportError(f"{path} is a pointer of Git LFS, not the model: fetch it with `git lfs pull`.")
+    if head.startswith(_BEFORE_ZIP):
+        raise TorchImportError(
+            f"{path} was written in the format of torch before 1.6, which macejax does not read: load and save it there."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _read_archive(path, archive)
+    except zipfile.BadZipFile as error:
+        what = "the end of it is missing or damaged: copy or download it again" if head.startswith(b"PK") else "it is no archive of torch"
+        raise TorchImportError(f"{path} cannot be read, {what} ({error}).") from error
+    except (pickle.UnpicklingError, EOFError, IndexError, KeyError, AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
+        if isinstance(error, TorchImportError):
+            raise
+        raise TorchImportError(f"{path} is damaged, or written by a torch that macejax does not know: {error!r}.") from error
+
+
+def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
+    names = archive.namelist()
+    pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise TorchImportError(
+            f"{path} is a compiled TorchScript model, which holds code, not the architecture: convert the .model file it was made from."
+        )
+    if len(pickles) != 1:
+        raise TorchImportError(f"{path} is a zip archive, but not one that torch.save writes: it holds no data.pkl.")
+    folder = pickles[0].rsplit("/", 1)[0]
+    if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
+        raise TorchImportError(f"{path} was written on a machine of other byte order, which macejax does not read.")
+    return _Unpickler(path, archive, folder).load()
+
+
+class Tensor(np.ndarray):
+    """An array that answers what `from_torch` asks of a tensor."""
+
+    def detach(self) -> Tensor:
+        return self
+
+    cpu = detach
+
+    def numpy(self) -> np.ndarray:
+        return np.asarray(self)
+
+    def numel(self) -> int:
+        return self.size
+
+
+class Parameter(Tensor):
+    """A tensor that is trained."""
+
+
+class Module:
+    """Stands in for an object of any class of mace, e3nn or torch.nn: keeps its attributes, and finds parameters, buffers and submodules
+    where torch keeps them.
+    """
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        self.__dict__.update(attributes, _arguments=arguments)
+
+    def __new__(cls, *arguments: Any, **attributes: Any) -> Module:
+        del arguments, attributes
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict):
+                self.__dict__.update(part)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            for kind in ("_parameters", "_buffers", "_modules"):
+                found = self.__dict__.get(kind)
+                if isinstance(found, dict) and name in found:
+                    return found[name]
+        raise AttributeError(name)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __iter__(self) -> Iterator[Any]:
+        """Members of a list of modules or of parameters, which are named by numbers."""
+        members = self._parts("_modules") | self._parts("_parameters") | self.__dict__
+        return iter([members[name] for name in sorted((name for name in members if str(name).isdigit()), key=int)])
+
+    def __getitem__(self, index: int) -> Any:
+        return list(self)[index]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+        return dict(self._arrays(("_parameters", "_buffers"), ""))
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        return self._arrays(("_parameters",), "")
+
+    def _arrays(self, kinds: tuple[str, ...], prefix: str) -> Iterator[tuple[str, Tensor]]:
+        for kind in kinds:
+            yield from ((prefix + name, x) for name, x in self._parts(kind).items() if isinstance(x, Tensor))
+        yield from ((prefix + name, x) for name, x in self.__dict__.items() if isinstance(x, Parameter))  # a newer list of parameters
+        for name, module in self._parts("_modules").items():
+            if isinstance(module, Module):
+                yield from module._arrays(kinds, f"{prefix}{name}.")
+
+    def _parts(self, kind: str) -> dict[str, Any]:
+        found = self.__dict__.get(kind)
+        return found if isinstance(found, dict) else {}
+
+
+class Irreps(tuple):
+    """Irreps, as e3nn pickles them: pairs (multiplicity, irrep)."""
+
+    def __str__(self) -> str:
+        return "+".join(f"{multiplicity}x{irrep}" for multiplicity, irrep in self)
+
+    @property
+    def dim(self) -> int:
+        return sum(multiplicity * (2 * irrep[0] + 1) for multiplicity, irrep in self)
+
+
+class Irrep(tuple):
+    """An irrep, as e3nn pickles it: (degree, parity)."""
+
+    def __str__(self) -> str:
+        return f"{self[0]}{'e' if self[1] == 1 else 'o'}"
+
+
+class Pair(tuple):
+    """A multiplicity with its irrep."""
+
+
+class _Named(tuple):
+    """A named tuple, of which the names are not needed."""
+
+    def __new__(cls, *fields: Any) -> _Named:
+        return super().__new__(cls, fields)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names that a model file has a use for."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")), encoding="utf-8")
+        self._path, self._archive, self._folder = path, archive, folder
+        self._classes: dict[tuple[str, str], Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in KNOWN:
+            return KNOWN[module, name]
+        if module == "torch" and name in STORAGES:
+            return np.dtype(STORAGES[name])
+        if module.startswith(INERT) and all(part.isidentifier() for part in name.split(".")):
+            if (module, name) not in self._classes:
+                self._classes[module, name] = type(name.rsplit(".", 1)[-1], (Module,), {})
+            return self._classes[module, name]
+        raise TorchImportError(f"{self._path} asks for {module}.{name}, which no model of mace-torch has a use for: refused. {_ADVICE}")
+
+    def persistent_load(self, reference: Any) -> np.ndarray:
+        kind, dtype, key, _, count = reference
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise TorchImportError(f"{self._path} holds a {dtype} storage, which no model of mace-torch has.")
+        content = self._archive.read(f"{self._folder}/data/{key}")
+        if len(content) < count * dtype.itemsize:
+            raise TorchImportError(f"{self._path} is damaged: array {key} has {len(content)} bytes, not {count * dtype.itemsize}.")
+        return np.frombuffer(content, dtype, count)
+
+
+def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Tensor:
+    if offset < 0 or min((*shape, *strides), default=0) < 0 or len(shape) != len(strides):
+        raise TorchImportError("a tensor of the file has negative offset, shape or strides: it is damaged.")
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= len(storage):
+        raise TorchImportError("a tensor of the file reaches beyond its storage: it is damaged.")
+    view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [stride * storage.itemsize for stride in strides])
+    return np.array(view).view(Tensor)
+
+
+def _rebuild_parameter(tensor: Tensor, *_: Any) -> Parameter:
+    return tensor.view(Parameter)
+
+
+def _rebuild_graph(attributes: dict[str, Any], *_: Any) -> Module:
+    """A torch.fx graph: its source is not looked at."""
+    return Module(**{key: value for key, value in attributes.items() if key.isidentifier() and key != "_code"})
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """What pickles write bytes as."""
+    return text.encode("latin1" if encoding == "latin1" else "utf-8")
+
+
+def _kind(x: Any) -> str:
+    return f"an object of type {type(x).__name__}"
+
+
+KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("__builtin__", "set"): set,
+    ("builtins", "set"): set,
+    ("__builtin__", "slice"): slice,
+    ("builtins", "slice"): slice,
+    ("__builtin__", "object"): Module,
+    ("builtins", "object"): Module,
+    ("_codecs", "encode"): _encode,
+    ("torch", "Size"): tuple,
+    ("torch", "device"): _Named,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch.fx.graph_module", "reduce_graph_module"): _rebuild_graph,
+    ("e3nn.o3._irreps", "Irreps"): Irreps,
+    ("e3nn.o3._irreps", "Irrep"): Irrep,
+    ("e3nn.o3._irreps", "_MulIr"): Pair,
+    ("e3nn.o3._linear", "Instruction"): _Named,
+    ("e3nn.o3._tensor_product._instruction", "Instruction"): _Named,
+}
