@@ -61,7 +61,8 @@ def save_model(path: str | os.PathLike, model: Model, extra: Mapping[str, Any] |
 
 
 def load_model(path: str | os.PathLike) -> Model:
-    """Read a model file: macejax's own, or one of mace-torch (`torch_file.load_torch`).
+    """Read a model file: macejax's own, or one of mace-torch (`torch_file.load_torch`); or a published model by its name
+    (`foundation.FOUNDATIONS`), which is fetched where it is not in the cache.
 
     Returns:
       Model whose parameters are numpy arrays in the dtype of the file, whatever JAX's x64 setting; `jax.tree.map(jnp.asarray, ...)` brings
@@ -69,12 +70,13 @@ def load_model(path: str | os.PathLike) -> Model:
 
     Raises:
       FileNotFoundError: there is no such file.
+      FetchError: a published model that cannot be fetched.
       ModelFileError: the file is damaged, of another format or a newer one, or not a model file. Nothing in it is ever executed.
       TorchImportError: a file of mace-torch that is damaged or holds what macejax does not have.
     """
     from macejax.model.mace import Model
 
-    path = Path(path)
+    path = _path(path)
     if _is_torch(path):
         from macejax.checkpoint.torch_file import load_torch
 
@@ -90,7 +92,7 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
 
     Of a file of mace-torch, the header that it would have once converted.
     """
-    path = Path(path)
+    path = _path(path)
     if _is_torch(path):
         model = load_model(path)
         tensors = dict(_flatten(model.params))
@@ -98,6 +100,13 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     else:
         header, tensors = _read(path)
     return {**header, "parameters": int(sum(value.size for value in tensors.values()))}
+
+
+def _path(path: str | os.PathLike) -> Path:
+    """The file of a path, or of a name of a published model."""
+    from macejax.checkpoint.foundation import converted, is_name
+
+    return converted(str(path)) if is_name(path) else Path(path)
 
 
 def _is_torch(path: Path) -> bool:

@@ -236,6 +236,23 @@ class _Named(tuple):
         return super().__new__(cls, fields)
 
 
+class _NumpyType:
+    """Stands in for numpy.dtype: numbers alone."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.dtype = np.dtype(name)
+        if self.dtype.kind not in "biuf":
+            raise TorchImportError(f"the file holds numbers of type {name!r}, which no model of mace-torch has.")
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+def _numpy_scalar(kind: _NumpyType, content: bytes) -> np.generic:
+    return np.frombuffer(content, kind.dtype, 1)[0]
+
+
 class _Unpickler(pickle.Unpickler):
     """Knows the names that a model file has a use for."""
 
@@ -302,6 +319,9 @@ KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("__builtin__", "object"): Module,
     ("builtins", "object"): Module,
     ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _NumpyType,
+    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
+    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
     ("torch", "Size"): tuple,
     ("torch", "device"): _Named,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,

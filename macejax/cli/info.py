@@ -17,12 +17,16 @@ PROGRAMS = (".model", ".pt", ".pth", ".pkl")  # what other programs call their m
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="Model file, or structures: extended XYZ or anything that ASE reads.")],
+    file: Annotated[
+        Path, typer.Argument(help="Model file, name of a published model, or structures: extended XYZ or anything that ASE reads.")
+    ],
     keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in a file of structures: energy=dft_energy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a model file or a file of structures."""
-    if file.suffix in (".mace", *PROGRAMS) or _looks_like_a_model(file):
+    from macejax.checkpoint.foundation import is_name
+
+    if file.suffix in (".mace", *PROGRAMS) or is_name(file) or _looks_like_a_model(file):
         from macejax.checkpoint.model_file import read_header
 
         facts = read_header(file) if as_json else _describe_model(read_header(file))
@@ -47,13 +51,15 @@ def _looks_like_a_model(file: Path) -> bool:
 
 def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
     config = header["config"]
+    parts = [f", {config['distance_transform']} transform"] if config.get("distance_transform", "none") != "none" else []
+    parts += [", ZBL repulsion"] if config.get("pair_repulsion") else []
     layers = f"{config['interaction_first']}, then {config['interaction']}"
     facts = {
         "model": f"{config['model']}, {header['parameters']} parameters, {header['dtype']}",
         "elements": ", ".join(f"{symbol} ({e0:.6g} eV)" for symbol, e0 in zip(header["species"], config["e0s"], strict=True)),
         "cutoff": f"{config['cutoff']:g} Angstrom, {config['num_bessel']} Bessel functions",
         "layers": f"{config['num_interactions']} ({layers}), {config['hidden_irreps']}, l_max {config['l_max']}, "
-        f"correlation {config['correlation']}",
+        f"correlation {config['correlation']}" + "".join(parts),
         "constants": f"{config['avg_num_neighbors']:.4g} neighbours, scale {config['scale']:.4g} eV, shift {config['shift']:.4g} eV",
         "units": ", ".join(f"{name} {unit}" for name, unit in header["units"].items()),
         "written by": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Predict a file of structures and tabulate the errors.",
     "info": "Describe a model file or a data file.",
     "convert": "Turn a model file of mace-torch into one of macejax.",
+    "export": "Turn a model into one of mace-torch.",
     "config": "Print a configuration file with all options and their help.",
     "relax": "Relax structures with a model.",
     "md": "Run molecular dynamics with a model.",

@@ -158,6 +158,13 @@ def test_tensors_stay_within_their_storage(tmp_path, size, offset, shape, stride
             read_torch(path)
 
 
+def test_numbers_of_numpy_and_no_objects(tmp_path):
+    content = {"a": np.float64(1.5), "b": np.int32(-3), "c": np.bool_(True), "d": (1, 2.5, "x", b"bytes", {3}, slice(1))}
+    assert read_torch(archive(tmp_path / "m.pt", content)) == content
+    with pytest.raises(TorchImportError, match="type 'O8'|_reconstruct"):
+        read_torch(archive(tmp_path / "m.pt", np.array([object], dtype=object)))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_others(name, real_data):
     model = macejax.load(real_data / "models" / f"{name}.model")

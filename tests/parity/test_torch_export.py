@@ -1,0 +1,95 @@
+"""Modules of mace-torch that are made from models: the same function, and the same weights where they came from one."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("mace", reason="mace-torch is not installed")
+
+import torch
+
+import macejax
+from macejax.checkpoint.torch_export import TorchExportError, save_torch, to_torch
+from macejax.checkpoint.torch_import import from_torch
+from macejax.cli.main import main
+from tests.parity import ours, reference
+from tests.parity.compare import assert_same_answer
+
+pytestmark = pytest.mark.torch
+
+OPTIONS = {
+    "L2": {"hidden": "4x0e + 4x1o + 4x2e"},
+    "density, Agnesi, ZBL": {
+        "first": "RealAgnosticDensity",
+        "interaction": "RealAgnosticDensityResidual",
+        "distance_transform": "Agnesi",
+        "pair_repulsion": True,
+    },
+    "MACE, three layers, Soft": {
+        "model": "MACE",
+        "num_interactions": 3,
+        "l_max": 2,
+        "correlation": [3, 2, 1],
+        "distance_transform": "Soft",
+    },
+    "one layer": {"num_interactions": 1, "hidden": "4x0e", "gate": "tanh"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_there_and_back_every_weight_is_the_same(options, dtype):
+    module = reference.random_module(**options).to(getattr(torch, dtype))
+    again = to_torch(from_torch(module))
+    assert type(again) is type(module)
+    old, new = module.state_dict(), again.state_dict()
+    assert list(old) == list(new)
+    for name, value in old.items():
+        if name in dict(module.named_parameters()):
+            assert torch.equal(value, new[name]), name
+        else:  # constants: those of a module in float32 are rounded once
+            np.testing.assert_allclose(value.numpy(), new[name].numpy(), rtol=1e-6 if dtype == "float32" else 1e-14, atol=1e-14)
+
+
+def test_a_reduced_basis_is_the_same_function():
+    config = macejax.ModelConfig(
+        elements=reference.ELEMENTS,
+        e0s=tuple(np.linspace(-3.0, -1.0, len(reference.ELEMENTS))),
+        cutoff=reference.CUTOFF,
+        hidden_irreps="4x0e + 4x1o",
+        l_max=2,
+        radial_mlp=(16,),
+        contraction_basis="reduced",
+        avg_num_neighbors=5.0,
+        pair_repulsion=True,
+        scale=0.7,
+        shift=0.1,
+    )
+    model = macejax.init_model(config, jax.random.key(0), np.float64)
+    atoms = reference.molecule()
+    module = to_torch(model)
+    assert_same_answer(ours.evaluator(model, hessian=False)(atoms), reference.evaluate(module, atoms, hessian=False), periodic=False)
+    assert from_torch(module).config.contraction_basis == "full"
+
+
+def test_a_file_that_mace_torch_loads(tmp_path):
+    model = from_torch(reference.random_module())
+    macejax.save(tmp_path / "m.mace", model)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path / "m.mace"), str(tmp_path / "m.model")])
+    assert ended.value.code == 0
+    loaded = torch.load(tmp_path / "m.model", weights_only=False)
+    atoms = reference.crystal()
+    assert_same_answer(ours.evaluator(model, hessian=False)(atoms), reference.evaluate(loaded, atoms, hessian=False), periodic=True)
+    jax.tree.map(np.testing.assert_array_equal, macejax.load(tmp_path / "m.model").params, model.params)
+
+
+def test_another_mace_torch_is_named(monkeypatch, tmp_path):
+    model = from_torch(reference.random_module())
+    monkeypatch.setattr("macejax.checkpoint.torch_export.to_state", lambda *_: {"node_embedding.linear.weight": np.zeros(7)})
+    with pytest.raises(TorchExportError, match=r"other parameters.*node_embedding\.linear\.weight \(7,\)"):
+        save_torch(tmp_path / "m.model", model)
+    assert not (tmp_path / "m.model").exists()
