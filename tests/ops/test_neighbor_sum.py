@@ -20,6 +20,7 @@ from macejax.ops.neighbor_sum import EDGES, MESSAGES, WEIGHTS, sum_neighbors
 from tests.structures import structure
 
 ATOMS, SLOTS, CHANNELS = 3, 8, 64
+FEW = (((0, 0, 0, 1.0), (1, 1, 1, -0.5), (0, 2, 1, 0.3)), ((1, 2, 0, 2.0), (0, 1, 0, 0.7)))
 
 
 @pytest.fixture(params=["64x0e", "64x0e+64x1o"])
@@ -73,13 +74,14 @@ def test_channels_that_32_does_not_divide(rows):
     np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=WEIGHTS, rows=rows), rtol=1e-12, atol=1e-12)
 
 
-def test_derivatives_to_third_order(rows):
-    edges = arrays(rows, atoms=1, slots=4, channels=2)[:3]
-    check_grads(lambda *x: jnp.sin(sum_neighbors(rows, *x)), edges, order=3, modes=["rev"])
-    check_grads(lambda *x: jnp.sin(sum_neighbors(rows, *x)), edges, order=2, modes=["fwd", "rev"])
+def test_derivatives_to_third_order():
+    edges = arrays(FEW, atoms=1, slots=3, channels=2)[:3]
+    check_grads(lambda *x: jnp.sin(sum_neighbors(FEW, *x)), edges, order=3, modes=["rev"])
+    check_grads(lambda *x: jnp.sin(sum_neighbors(FEW, *x)), edges, order=2, modes=["fwd", "rev"])
 
 
-def test_a_pullback_can_be_transposed(rows):
+def test_a_pullback_can_be_transposed():
+    rows = FEW
     edges = arrays(rows, atoms=1, slots=4, channels=2)[:3]
     tangents = [x + 1 for x in edges]
     messages, pullback = jax.vjp(functools.partial(sum_neighbors, rows), *edges)
@@ -96,7 +98,7 @@ def test_a_batch_joins_the_atoms(rows):
     np.testing.assert_allclose(found, jnp.stack([once, 2 * once]), rtol=1e-12, atol=1e-12)
 
 
-def _model_and_batch(hidden: str = "8x0e+8x1o", dtype=np.float64):
+def _model_and_batch(hidden: str = "4x0e+4x1o", dtype=np.float64):
     config = macejax.ModelConfig(elements=(1, 6), e0s=(0.0, 0.0), cutoff=4.0, hidden_irreps=hidden, l_max=2, radial_mlp=(16,))
     graphs = [macejax.build_graph(structure("benzene"), config.elements, config.cutoff)]
     return macejax.init_model(config, jax.random.key(0), dtype), macejax.batch(graphs, capacity_for(graphs), dtype)
