@@ -22,20 +22,23 @@ _forward_mode = contextvars.ContextVar("forward_mode", default=False)
 
 
 def block_size(bytes_per_atom: int, num_atoms: int, factor: int = 1) -> int:
-    """Atoms per block: on CPU a power of two, whose temporaries fit into caches; on accelerators as many as a share of the memory holds.
+    """Atoms per block: on CPU as many as caches hold the temporaries of, on accelerators as many as a share of the memory holds.
+
+    All blocks are as large as one another: the last is not left half empty.
 
     Args:
       bytes_per_atom: of all temporaries that a block has at a time.
       num_atoms: of all blocks.
       factor: how much larger than usual a block may be.
     """
-    if jax.default_backend() != "cpu":
-        blocks = max(-(-num_atoms * bytes_per_atom // _device_bytes()), 1)
-        return -(-num_atoms // blocks)
-    size = 1
-    while size < num_atoms and 2 * size * bytes_per_atom <= factor * _BLOCK_BYTES:
-        size *= 2
-    return size
+    if jax.default_backend() == "cpu":
+        size = 1
+        while size < num_atoms and 2 * size * bytes_per_atom <= factor * _BLOCK_BYTES:
+            size *= 2
+        blocks = -(-num_atoms // size)
+    else:
+        blocks = -(-num_atoms * bytes_per_atom // _device_bytes())
+    return -(-num_atoms // max(blocks, 1)) or 1
 
 
 @functools.cache
