@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Loaded when first used: e3nn-jax alone takes seconds to import, and `macejax --help` needs none of it.
 _PUBLIC = {
     "Calculator": "macejax.simulate.calculator",
+    "Committee": "macejax.simulate.committee",
     "MACE": "macejax.model.mace",
     "Model": "macejax.model.mace",
     "ModelConfig": "macejax.config",

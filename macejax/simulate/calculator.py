@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,8 +18,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from macejax.data.batch import Capacity
 from macejax.data.structure import Structure, check, volume
-from macejax.model.mace import Model, build
-from macejax.potential import Prediction, SiteEnergy, assemble, atomic_virials, edge_gradient
+from macejax.model.geometry import edge_vectors
+from macejax.model.linear import slices
+from macejax.model.mace import MACE, Model, build, layer_irreps
+from macejax.potential import Prediction, SiteEnergy, assemble, atomic_virials, edge_gradient, hessian
 from macejax.simulate.verlet import VerletList, lasts, make_list, move
 
 
@@ -77,6 +80,8 @@ class Calculator(AseCalculator):
             return assemble(node_energy, gradient, graph), atomic_virials(gradient, graph)
 
         self._evaluate = jax.jit(evaluate)
+        self._hessian = jax.jit(lambda params, graph: hessian(function, params, graph))
+        self._features = None if site_energy is not None else jax.jit(partial(_features, build(model.config)))
         with self._precision():
             self._params: Any = jax.tree.map(lambda x: jax.numpy.asarray(x, self.dtype), model.params)
 
@@ -86,7 +91,7 @@ class Calculator(AseCalculator):
         """Fill `results` with every property that the structure has. ASE calls this."""
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        structure = check(Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy()))
+        structure = _structure(atoms)
         has_volume = volume(structure.cell) > 0
         if "stress" in properties and not has_volume:
             raise PropertyNotImplementedError(
@@ -108,6 +113,56 @@ class Calculator(AseCalculator):
         if has_volume:
             self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress[0], np.float64))
 
+    def share_program(self, other: Calculator) -> None:
+        """Use the compiled program of another calculator, whose model has the same configuration; its compilations are counted there."""
+        self._evaluate, self._capacities = other._evaluate, other._capacities
+
+    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+        """d2E/dr_ia dr_jb, [3 N, N, 3] (eV/Angstrom^2), row 3 i + a: as mace-torch's calculator has it. Memory grows with N^2.
+
+        Args:
+          atoms: structure; the calculator's own where it is not given.
+        """
+        structure = _structure(self._atoms_or_own(atoms))
+        with self._precision():
+            graph = move(self._neighbors(structure), structure)
+            found = np.asarray(self._hessian(self._params, graph), np.float64)
+        number = len(structure.numbers)
+        return found[:number, :, :number].reshape(3 * number, number, 3)
+
+    def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True, num_layers: int = -1) -> np.ndarray:
+        """Node features of the layers, one after the other, [N, features].
+
+        Args:
+          atoms: structure; the calculator's own where it is not given.
+          invariants_only: scalars alone. Else all irreps, ascending, each as channels times components (e3nn's layout).
+          num_layers: first layers to give, -1 for all.
+
+        Raises:
+          ValueError: the calculator has a `site_energy` of its own, whose features nobody knows, or there are not so many layers.
+        """
+        if self._features is None:
+            raise ValueError("a calculator with its own site_energy has no descriptors.")
+        layers = layer_irreps(self.model.config)
+        if not (num_layers == -1 or 1 <= num_layers <= len(layers)):
+            raise ValueError(f"num_layers must be from 1 to {len(layers)}, or -1 for all, not {num_layers}.")
+        structure = _structure(self._atoms_or_own(atoms))
+        with self._precision():
+            found = jax.device_get(self._features(self._params, move(self._neighbors(structure), structure)))
+        parts = []
+        for irreps, feature in list(zip(layers, found, strict=True))[: None if num_layers == -1 else num_layers]:
+            for name, part in slices(irreps).items():
+                if name == "0e" or not invariants_only:
+                    block = np.asarray(feature[: len(structure.numbers), part], np.float64)
+                    parts.append(np.swapaxes(block, 1, 2).reshape(len(block), -1))
+        return np.concatenate(parts, axis=1)
+
+    def _atoms_or_own(self, atoms: Atoms | None) -> Atoms:
+        found = self.atoms if atoms is None else atoms
+        if found is None:
+            raise ValueError("the calculator has seen no atoms yet: give them.")
+        return found
+
     def _neighbors(self, structure: Structure) -> VerletList:
         """The list kept from earlier calls, or a new one where that does not reach far enough."""
         cutoff, kept = self.model.config.cutoff, self._list
@@ -121,3 +176,11 @@ class Calculator(AseCalculator):
 
     def _precision(self) -> AbstractContextManager:
         return jax.enable_x64(self.dtype == np.float64)
+
+
+def _structure(atoms: Atoms) -> Structure:
+    return check(Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy()))
+
+
+def _features(module: MACE, params: Any, graph: jraph.GraphsTuple) -> list[jax.Array]:
+    return module.apply(params, edge_vectors(graph), graph, method="features")

@@ -1,0 +1,72 @@
+"""Several models as one ASE calculator: their mean, and how far they are apart."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import all_changes
+
+from macejax.model.mace import Model
+from macejax.simulate.calculator import Calculator
+
+SPREAD = ("energy", "energies", "forces", "stress")
+
+
+class Committee(AseCalculator):
+    """The mean of models trained alike, whose spread tells where they do not know.
+
+    Every property of `Calculator` is the mean over the members. In `results` beside it, as mace-torch names them: `<property>_comm`, what
+    each member says, first axis the members, and `<property>_var`, the variance over them (divided by their number), for energy (eV^2),
+    energies, forces ((eV/Angstrom)^2) and stress. `get_force_spread` is what active learning asks.
+
+    Members of the same architecture share one compiled program.
+
+    Args:
+      models: models or paths of model files, or one pattern of paths, such as "committee_*.model".
+      options: as for `Calculator`, the same for every member.
+
+    Raises:
+      ValueError: fewer than two models.
+    """
+
+    implemented_properties = Calculator.implemented_properties
+
+    def __init__(self, models: Sequence[Model | str | PathLike[str]] | str, **options: Any) -> None:
+        super().__init__()
+        found = sorted(glob.glob(models)) if isinstance(models, str) else list(models)
+        if len(found) < 2:
+            raise ValueError(f"a committee has two members or more, not {len(found)}{f' ({models})' if isinstance(models, str) else ''}.")
+        self.members: list[Calculator] = []
+        for model in found:
+            member = Calculator(model, **options)
+            alike = (other for other in self.members if other.model.config == member.model.config)
+            member.share_program(next(alike, member))
+            self.members.append(member)
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
+    ) -> None:
+        """Fill `results`. ASE calls this."""
+        super().calculate(atoms, properties, system_changes)
+        for member in self.members:
+            member.calculate(self.atoms, properties)
+        self.results = {}
+        for name in self.members[0].results:
+            values = np.stack([member.results[name] for member in self.members])
+            self.results[name] = float(values.mean()) if values.ndim == 1 else values.mean(axis=0)
+            if name in SPREAD:
+                self.results[f"{name}_comm"] = values
+                self.results[f"{name}_var"] = values.var(axis=0)
+
+    def get_force_spread(self, atoms: Atoms | None = None) -> np.ndarray:
+        """Standard deviation over the members of the force on every atom, [N] (eV/Angstrom): the root of the summed variances of its
+        components.
+        """
+        self.get_property("forces", atoms)
+        return np.sqrt(self.results["forces_var"].sum(axis=-1))
