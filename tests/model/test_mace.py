@@ -152,3 +152,42 @@ def test_dtype_in_is_dtype_out(dtype):
 def test_what_cannot_be_built_is_refused_in_a_sentence(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         build(ModelConfig(**{**SMALL, **change}))
+
+
+def test_the_precision_of_products_reaches_the_program_in_float32_alone():
+    config = ModelConfig(**SMALL)
+
+    def program(dtype, precision):
+        graph = ethanol(dtype)
+        params = init_model(config, jax.random.key(0), dtype).params
+        return jax.jit(build(config, matmul_precision=precision).apply).lower(params, edge_vectors(graph), graph).as_text()
+
+    assert "bf16" in program(jnp.float32, "BF16_BF16_F32_X3")
+    assert "bf16" not in program(jnp.float64, "BF16_BF16_F32_X3")
+    assert "bf16" not in program(jnp.float32, "highest")
+    with pytest.raises(ValueError, match="nonsense"):
+        build(config, matmul_precision="nonsense")
+
+
+def test_two_programs_give_the_same_bits():
+    config = ModelConfig(**SMALL)
+    params = init_model(config, jax.random.key(0), jnp.float64).params
+    first = node_energies(config, params)
+    jax.clear_caches()
+    np.testing.assert_array_equal(first, node_energies(config, params))
+
+
+def test_a_transform_and_a_repulsion_act_and_have_derivatives_where_atoms_meet():
+    plain = ModelConfig(**SMALL)
+    params = init_model(plain, jax.random.key(0), jnp.float64).params
+    graph = ethanol()
+    energies = [node_energies(plain, params)]
+    for change in ({"distance_transform": "Agnesi"}, {"distance_transform": "Soft"}, {"pair_repulsion": True}):
+        config = plain.model_copy(update=change)
+        energies.append(node_energies(config, params))
+        vectors = edge_vectors(graph).at[0, 0].set(0.0)
+        gradient = jax.jit(jax.grad(lambda v, config=config: jnp.sum(build(config).apply(params, v, graph))))(vectors)
+        assert np.isfinite(gradient).all()
+    for k, one in enumerate(energies):
+        assert all(np.abs(one - other).max() > 1e-6 for other in energies[:k])
+    assert energies[-1].sum() > energies[0].sum()  # nuclei repel
