@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import ase.data
 import numpy as np
 
 from macejax.data.structure import DataError, Structure
@@ -27,6 +26,8 @@ def elements_of(structures: Iterable[Structure]) -> tuple[int, ...]:
 
 def covalent_radii(elements: Iterable[int]) -> np.ndarray:
     """Covalent radii (Angstrom) of elements by atomic number, those of ASE (Cordero et al. 2008)."""
+    import ase.data  # not for all who need a name of an element
+
     return ase.data.covalent_radii[list(elements)]
 
 
