@@ -69,4 +69,4 @@ class Committee(AseCalculator):
         components.
         """
         self.get_property("forces", atoms)
-        return np.sqrt(self.results["forces_var"].sum(axis=-1))
+        return np.sqrt(np.sum(self.results["forces_var"], axis=-1))
