@@ -53,7 +53,7 @@ PEERS = [
     Case("aspirin-10", "L1", work="step"),
     Case("water-1536", "L1"),
 ]
-SIZES = [Case(f"silicon-{n}", "L0", peers=False) for n in (64, 512, 1000, 4096, 10648, 32768, 103823)]
+SIZES = [Case(f"silicon-{n}", "L0", peers=False) for n in (64, 512, 1000, 4096, 10648, 32768, 110592)]
 FURTHER = [
     Case("water-192", "96"),
     Case("alloy-2000", "L1", peers=False),
