@@ -25,7 +25,7 @@ class Committee(AseCalculator):
     each member says, first axis the members, and `<property>_var`, the variance over them (divided by their number), for energy (eV^2),
     energies, forces ((eV/Angstrom)^2) and stress. `get_force_spread` is what active learning asks.
 
-    Members of the same architecture share one compiled program.
+    Members of equal configuration, E0s and scale included, share one compiled program; each keeps its own neighbour list.
 
     Args:
       models: models or paths of model files, or one pattern of paths, such as "committee_*.model".
