@@ -1,7 +1,7 @@
 """Weights of mace-torch's product basis in the basis of macejax.
 
-A module of mace-torch carries its own coupling coefficients, `U_matrix_nu` [2L+1, D, ..., D, P], D = (l_max + 1)^2 (no first axis for
-L = 0). Only their part that is symmetric in the D axes acts, a polynomial per path; that is what is compared here. A module of
+A module of mace-torch carries its own coupling coefficients, `U_matrix_nu` [2L+1, D, ..., D, P], D components of the message (no first
+axis for L = 0). Only their part that is symmetric in the D axes acts, a polynomial per path; that is what is compared here. A module of
 `mace_run_train` has the paths of macejax's full basis, and its weights are taken as they stand. Other bases (cuequivariance's reduced one,
 another e3nn's signs) span the same polynomials: their weights are projected onto macejax's reduced basis, exactly, or refused.
 """
@@ -11,7 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from macejax.config import ModelConfig
-from macejax.model.coupling import Polynomials, monomials, polynomials
+from macejax.model.architecture import correlations, layer_irreps, message_irreps
+from macejax.model.coupling import Polynomials, irreps_dim, monomials, polynomials
+from macejax.model.linear import irreps_of
 
 # Largest difference of polynomials, relative to the largest coefficient. Other bases differ by order 1; modules trained in float32 and cast
 # to float64 carry rounded coefficients, for which the exact ones are a better stand-in than a refusal.
@@ -42,18 +44,18 @@ def contraction_weights(config: ModelConfig, state: dict[str, np.ndarray]) -> tu
     reduced: list[Contraction] = []
     columns_agree = True
     for layer, correlation in enumerate(correlations(config)):
-        irreps = config.hidden_irreps.split("+") if layer < config.num_interactions - 1 else config.hidden_irreps.split("+")[:1]
+        message = message_irreps(config, layer)
         full.append({})
         reduced.append({})
-        for index, irrep in enumerate(term.strip().split("x")[1] for term in irreps):
+        for index, irrep in enumerate(irreps_of(layer_irreps(config)[layer])):
             name = f"products.{layer}.symmetric_contractions.contractions.{index}"
             full[-1][irrep], reduced[-1][irrep] = {}, {}
             for degree in range(1, correlation + 1):
                 suffix = "weights_max" if degree == correlation else f"weights.{correlation - 1 - degree}"
                 weight = take(state, f"{name}.{suffix}")
-                ours = polynomials(config.l_max, degree, irrep)
+                ours = polynomials(message, degree, irrep)
                 coupling = take(state, f"{name}.U_matrix_{degree}")
-                coefficients, agree = _express(coupling, ours, config.l_max, degree, name)
+                coefficients, agree = _express(coupling, ours, irreps_dim(message), degree, name)
                 columns_agree &= agree
                 full[-1][irrep][str(degree)] = weight
                 reduced[-1][irrep][str(degree)] = np.einsum("zpk,pr->zrk", weight, coefficients).astype(weight.dtype)
@@ -72,17 +74,12 @@ def take(state: dict[str, np.ndarray], name: str) -> np.ndarray:
     return state.pop(name)
 
 
-def correlations(config: ModelConfig) -> tuple[int, ...]:
-    """Correlation order of each layer."""
-    return (config.correlation,) * config.num_interactions if isinstance(config.correlation, int) else config.correlation
-
-
-def _express(coupling: np.ndarray, ours: Polynomials, l_max: int, degree: int, name: str) -> tuple[np.ndarray, bool]:
+def _express(coupling: np.ndarray, ours: Polynomials, dim: int, degree: int, name: str) -> tuple[np.ndarray, bool]:
     """The module's paths in macejax's reduced basis [P, R], and whether they are, column by column, the paths of the full basis."""
-    theirs = symmetric_part(coupling, l_max, degree, ours.reduced.shape[1])  # [P, 2L+1, monomials]
+    theirs = symmetric_part(coupling, dim, degree, ours.reduced.shape[1])  # [P, 2L+1, monomials]
     tolerance = BASIS_TOLERANCE * max(1.0, np.abs(theirs).max(initial=0.0))
     # Orthonormal in tensor space, where a monomial's coefficient is spread over its orderings; `reduced` carries a factor sqrt(2L+1).
-    spread = 1 / orderings(l_max, degree)
+    spread = 1 / orderings(dim, degree)
     coefficients = np.einsum("pam,ram,m->pr", theirs, ours.reduced, spread) / ours.reduced.shape[1]
     residual = np.abs(theirs - np.einsum("pr,ram->pam", coefficients, ours.reduced)).max(initial=0.0)
     if residual > tolerance:
@@ -91,27 +88,24 @@ def _express(coupling: np.ndarray, ours: Polynomials, l_max: int, degree: int, n
     return coefficients, bool(same)
 
 
-def symmetric_part(coupling: np.ndarray, l_max: int, degree: int, components: int) -> np.ndarray:
+def symmetric_part(coupling: np.ndarray, dim: int, degree: int, components: int) -> np.ndarray:
     """Polynomials [P, 2L+1, number of monomials] of coupling coefficients [2L+1, D, ..., D, P]: entries of equal index set are summed."""
-    dim = (l_max + 1) ** 2
     columns = coupling.astype(np.float64).reshape(components, dim**degree, -1)
-    result = np.zeros((len(_keys(l_max, degree)), components, columns.shape[-1]))
-    np.add.at(result, _monomial_of_entry(l_max, degree), columns.swapaxes(0, 1))
+    result = np.zeros((len(_keys(dim, degree)), components, columns.shape[-1]))
+    np.add.at(result, _monomial_of_entry(dim, degree), columns.swapaxes(0, 1))
     return result.transpose(2, 1, 0)
 
 
-def orderings(l_max: int, degree: int) -> np.ndarray:
+def orderings(dim: int, degree: int) -> np.ndarray:
     """How many entries of a tensor belong to each monomial, [number of monomials]."""
-    return np.bincount(_monomial_of_entry(l_max, degree), minlength=len(_keys(l_max, degree))).astype(np.float64)
+    return np.bincount(_monomial_of_entry(dim, degree), minlength=len(_keys(dim, degree))).astype(np.float64)
 
 
-def _monomial_of_entry(l_max: int, degree: int) -> np.ndarray:
-    dim = (l_max + 1) ** 2
+def _monomial_of_entry(dim: int, degree: int) -> np.ndarray:
     entries = np.sort(np.stack(np.unravel_index(np.arange(dim**degree), (dim,) * degree), axis=-1), axis=-1)
-    return np.searchsorted(_keys(l_max, degree), np.ravel_multi_index(tuple(entries.T), (dim,) * degree))
+    return np.searchsorted(_keys(dim, degree), np.ravel_multi_index(tuple(entries.T), (dim,) * degree))
 
 
-def _keys(l_max: int, degree: int) -> np.ndarray:
+def _keys(dim: int, degree: int) -> np.ndarray:
     """Each monomial as one ascending number."""
-    dim = (l_max + 1) ** 2
     return np.ravel_multi_index(tuple(monomials(dim, degree).T), (dim,) * degree)

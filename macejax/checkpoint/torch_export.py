@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from macejax.checkpoint.atomic import write_atomically
-from macejax.checkpoint.torch_basis import correlations
-from macejax.config import ModelConfig
+from macejax.checkpoint.torch_names import to_state
+from macejax.config import EmbeddingConfig, ModelConfig
+from macejax.model.architecture import correlations, layer_irreps, message_irreps
 from macejax.model.coupling import polynomials
-from macejax.model.linear import degrees
-from macejax.model.mace import Model, layer_irreps
+from macejax.model.linear import irreps_of
+from macejax.model.mace import Model
 
 
 class TorchExportError(ValueError):
@@ -37,7 +38,7 @@ def to_torch(model: Model) -> Any:
         from mace import modules
     except ImportError as error:
         raise ImportError(f'a mace-torch module can be made where mace-torch is: pip install "macejax[torch]" ({error}).') from error
-    config, weights = model.config, to_state(model.config, model.params["params"])
+    config, weights = model.config, all_weights(model.config, model.params["params"])
     gates = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, "none": None}
     settings: dict[str, Any] = {
         "r_max": config.cutoff,
@@ -52,6 +53,7 @@ def to_torch(model: Model) -> Any:
         "MLP_irreps": o3.Irreps(config.readout_irreps),
         "gate": gates[config.gate],
         "atomic_energies": np.array(config.e0s, np.float64),
+        "heads": list(config.heads),
         "avg_num_neighbors": config.avg_num_neighbors,
         "atomic_numbers": list(config.elements),
         "correlation": config.correlation if isinstance(config.correlation, int) else list(config.correlation),
@@ -59,9 +61,20 @@ def to_torch(model: Model) -> Any:
         "pair_repulsion": config.pair_repulsion,
         "distance_transform": "None" if config.distance_transform == "none" else config.distance_transform,
         "use_reduced_cg": False,
+        "radial_type": config.radial_basis,
+        "apply_cutoff": config.apply_cutoff,
+        "edge_irreps": None if config.edge_irreps is None else o3.Irreps(config.edge_irreps),
+        "use_edge_irreps_first": config.edge_irreps_first_scalar,
+        "use_so3": config.so3,
+        "use_agnostic_product": config.agnostic_product,
+        "use_last_readout_only": config.last_readout_only,
+        "use_embedding_readout": config.embedding_readout,
+        "embedding_specs": {spec.name: _spec(spec) for spec in config.joint_embedding} or None,
+        "readout_cls": getattr(modules, f"{config.readout}ReadoutBlock"),
     }
     if config.model == "ScaleShiftMACE":
-        settings |= {"atomic_inter_scale": config.scale, "atomic_inter_shift": config.shift}
+        scale, shift = (values[0] if len(values) == 1 else list(values) for values in (config.scales, config.shifts))
+        settings |= {"atomic_inter_scale": scale, "atomic_inter_shift": shift}
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # constants in all digits
     try:
@@ -95,38 +108,30 @@ def save_torch(path: str | os.PathLike, model: Model) -> None:
     write_atomically(Path(path), content.getvalue())
 
 
-def to_state(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Weights by their mace-torch names, in its shapes: the inverse of `torch_import.to_params`."""
-    params = jax.tree.map(np.asarray, params)
-    state = {"node_embedding.linear.weight": params["node_embedding"]["weight"].ravel()}
+def _spec(spec: EmbeddingConfig) -> dict[str, Any]:
+    """An embedding as mace-torch writes it."""
+    kept = {"type": spec.type, "per": spec.per, "emb_dim": spec.emb_dim}
+    if spec.type == "categorical":
+        return kept | {"num_classes": spec.num_classes, "offset": spec.offset}
+    return kept | {"in_dim": spec.in_dim, "use_bias": spec.use_bias}
+
+
+def all_weights(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Weights of the mace-torch module of a model by their names, in its shapes."""
+    state = to_state(config, params)
     for layer, (irreps, correlation) in enumerate(zip(layer_irreps(config), correlations(config), strict=True)):
-        interaction, product, readout = (params[f"{part}_{layer}"] for part in ("interaction", "product", "readout"))
-        name = f"interactions.{layer}"
-        state[f"{name}.linear_up.weight"] = _flat(interaction["linear_up"])
-        state[f"{name}.linear.weight"] = _flat(interaction["linear"])
-        state[f"{name}.skip_tp.weight"] = _flat({key: weight.transpose(1, 0, 2) for key, weight in interaction["skip"].items()})
-        for i in range(len(config.radial_mlp) + 1):
-            state[f"{name}.conv_tp_weights.layer{i}.weight"] = interaction["radial_mlp"][f"layer{i}"]
-        if "density" in interaction:
-            state[f"{name}.density_fn.layer0.weight"] = interaction["density"]["weight"]
-        for index, (irrep, _) in enumerate(degrees(irreps)):
-            contraction = f"products.{layer}.symmetric_contractions.contractions.{index}"
+        for index, irrep in enumerate(irreps_of(irreps)):
+            name = f"products.{layer}.symmetric_contractions.contractions.{index}"
             for degree in range(1, correlation + 1):
                 suffix = "weights_max" if degree == correlation else f"weights.{correlation - 1 - degree}"
-                state[f"{contraction}.{suffix}"] = _all_paths(config, irrep, degree, product["contraction"][irrep][str(degree)])
-        state[f"products.{layer}.linear.weight"] = _flat(product["linear"])
-        state |= {f"readouts.{layer}.{part}.weight": weight.ravel() for part, weight in readout.items()}
+                weight = np.asarray(params[f"product_{layer}"]["contraction"][irrep][str(degree)])
+                state[f"{name}.{suffix}"] = _all_paths(config, message_irreps(config, layer), irrep, degree, weight)
     return state
 
 
-def _all_paths(config: ModelConfig, irrep: str, degree: int, weight: np.ndarray) -> np.ndarray:
+def _all_paths(config: ModelConfig, message: tuple[str, ...], irrep: str, degree: int, weight: np.ndarray) -> np.ndarray:
     """Weights [Z, P, K] of every coupling tree, from those of a reduced basis [Z, R, K] the shortest that make the same polynomials."""
     if config.contraction_basis == "full":
         return weight
-    projection = polynomials(config.l_max, degree, irrep).projection  # [P, R]
+    projection = polynomials(message, degree, irrep).projection  # [P, R]
     return np.einsum("rp,zrk->zpk", np.linalg.pinv(projection), weight.astype(np.float64)).astype(weight.dtype)
-
-
-def _flat(blocks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Blocks one after the other, by ascending degree."""
-    return np.concatenate([blocks[irrep].ravel() for irrep in sorted(blocks, key=lambda irrep: int(irrep[:-1]))])

@@ -58,7 +58,8 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
       TorchImportError: not such a file, damaged, with names that a model has no use for, or a model that macejax does not have; the
         sentence says which.
     """
-    from macejax.checkpoint.torch_import import from_torch, to_params
+    from macejax.checkpoint.torch_import import from_torch
+    from macejax.checkpoint.torch_names import to_params
     from macejax.model.mace import Model
 
     content = read_torch(path)

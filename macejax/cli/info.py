@@ -56,11 +56,11 @@ def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
     layers = f"{config['interaction_first']}, then {config['interaction']}"
     facts = {
         "model": f"{config['model']}, {header['parameters']} parameters, {header['dtype']}",
-        "elements": ", ".join(f"{symbol} ({e0:.6g} eV)" for symbol, e0 in zip(header["species"], config["e0s"], strict=True)),
-        "cutoff": f"{config['cutoff']:g} Angstrom, {config['num_bessel']} Bessel functions",
+        **_describe_heads(config, header["species"]),
+        "cutoff": f"{config['cutoff']:g} Angstrom, {config['num_bessel']} {config.get('radial_basis', 'bessel').capitalize()} functions",
         "layers": f"{config['num_interactions']} ({layers}), {config['hidden_irreps']}, l_max {config['l_max']}, "
         f"correlation {config['correlation']}" + "".join(parts),
-        "constants": f"{config['avg_num_neighbors']:.4g} neighbours, scale {config['scale']:.4g} eV, shift {config['shift']:.4g} eV",
+        "neighbours": f"{config['avg_num_neighbors']:.4g} on average",
         "units": ", ".join(f"{name} {unit}" for name, unit in header["units"].items()),
         "written by": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),
         "format": str(header["format"]),
@@ -70,6 +70,21 @@ def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
         shown = ((symbol, unit, errors[name]) for name, (symbol, unit) in UNITS.items() if name in errors)
         facts[f"MAE, {subset}"] = ", ".join(f"{symbol} {1000 * mae:.4g} {unit}" for symbol, unit, (mae, _) in shown)
     return facts | {name: str(value) for name, value in extra.items()}
+
+
+def _describe_heads(config: dict[str, Any], species: list[str]) -> dict[str, str]:
+    """Elements with their E0s, scale and shift, of every head; and what the model reads beside the structure."""
+    heads = config.get("heads", ["Default"])
+    rows = config["e0s"] if len(heads) > 1 else [config["e0s"]]
+    scales, shifts = (config[name] if isinstance(config[name], list) else [config[name]] * len(heads) for name in ("scale", "shift"))
+    facts = {}
+    for head, row, scale, shift in zip(heads, rows, scales, shifts, strict=True):
+        of_head = f", {head}" if len(heads) > 1 else ""
+        facts[f"elements{of_head}"] = ", ".join(f"{symbol} ({e0:.6g} eV)" for symbol, e0 in zip(species, row, strict=True))
+        facts[f"constants{of_head}"] = f"scale {scale:.4g} eV, shift {shift:.4g} eV"
+    if inputs := config.get("joint_embedding"):
+        facts["reads too"] = ", ".join(f"{spec['name']} ({spec['type']}, per {spec['per']})" for spec in inputs)
+    return facts
 
 
 def _describe_data(structures: Sequence[Structure]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Typed, frozen configuration: sections with defaults and help, YAML in and out."""
 
-from macejax.config.model import ModelConfig, ModelSection
+from macejax.config.model import EmbeddingConfig, ModelConfig, ModelSection
 from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
 from macejax.config.section import ConfigError, Section
@@ -9,6 +9,7 @@ from macejax.config.text import dump_config, load_config, parse_overrides, templ
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "EmbeddingConfig",
     "KeysConfig",
     "LossConfig",
     "ModelConfig",

@@ -10,6 +10,33 @@ from macejax.config.section import Section
 from macejax.data.species import NUMBERS
 
 
+class EmbeddingConfig(Section):
+    """How an input beside the structure, such as the total charge, becomes features."""
+
+    name: str = Field(description="total_charge, total_spin, charges, or a name in data.keys.inputs, such as elec_temp.")
+    type: Literal["categorical", "continuous"] = Field(
+        description="categorical: a whole number, one vector for each; continuous: a number through a small network."
+    )
+    per: Literal["graph", "atom"] = Field("graph", description="One value for the structure, or one for each atom.")
+    emb_dim: int = Field(ge=1, description="Features that it becomes.")
+    num_classes: int | None = Field(None, ge=1, description="categorical: how many numbers there are.")
+    offset: int = Field(0, description="categorical: added to the number, so that the lowest becomes 0.")
+    in_dim: int = Field(1, ge=1, description="continuous: values for each atom.")
+    use_bias: bool = Field(True, description="continuous: the network has biases.")
+
+    @model_validator(mode="after")
+    def _has_what_its_type_needs(self) -> EmbeddingConfig:
+        if (self.type == "categorical") != (self.num_classes is not None):
+            raise ValueError(f"num_classes is needed by a categorical embedding, and by no other; the type is {self.type}.")
+        if self.type == "categorical" and (self.in_dim, self.use_bias) != (1, True):
+            raise ValueError("in_dim and use_bias have no effect on a categorical embedding: leave them out.")
+        if self.type == "continuous" and self.offset:
+            raise ValueError("offset has no effect on a continuous embedding: leave it out.")
+        if self.per == "graph" and self.in_dim != 1:
+            raise ValueError("in_dim above 1 is for values of atoms (per: atom); a structure has one value.")
+        return self
+
+
 class ModelConfig(Section):
     """Everything that, beside its parameters, defines a MACE. Defaults are those of mace_run_train."""
 
@@ -17,10 +44,17 @@ class ModelConfig(Section):
         "ScaleShiftMACE", description="MACE ignores scale and shift; ScaleShiftMACE applies them."
     )
     elements: tuple[int, ...] = Field(description="Atomic numbers that the model knows, ascending.")
-    e0s: tuple[float, ...] = Field(description="Energy of each isolated atom (eV), in the order of elements.")
+    heads: tuple[str, ...] = Field(("Default",), min_length=1, description="Names of the levels of theory that the model has.")
+    e0s: tuple[float, ...] | tuple[tuple[float, ...], ...] = Field(
+        description="Energy of each isolated atom (eV), in the order of elements; for several heads, one such list for each."
+    )
     cutoff: float = Field(5.0, gt=0, description="Cutoff radius (Angstrom).")
-    num_bessel: int = Field(8, ge=1, description="Bessel radial basis functions.")
+    num_bessel: int = Field(8, ge=1, description="Number of radial basis functions.")
+    radial_basis: Literal["bessel", "gaussian", "chebyshev"] = Field("bessel", description="Kind of the radial basis functions.")
     cutoff_power: int = Field(5, ge=3, description="Power p of the polynomial cutoff.")
+    apply_cutoff: bool = Field(
+        True, description="Radial functions are cut off. false: the radial weights that the network makes of them are."
+    )
     distance_transform: Literal["none", "Agnesi", "Soft"] = Field(
         "none", description="Transform of distances, by covalent radii, before the radial basis."
     )
@@ -34,15 +68,27 @@ class ModelConfig(Section):
     interaction_first: str = Field("RealAgnostic", description="Block of the first layer.")
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
     radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")
-    readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout.")
+    edge_irreps: str | None = Field(
+        None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
+    )
+    edge_irreps_first_scalar: bool = Field(False, description="The first layer sends as many scalars as edge_irreps have.")
+    so3: bool = Field(False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too.")
+    agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
+    readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
+    readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout, for each head.")
+    last_readout_only: bool = Field(False, description="Only the last layer adds to the energy.")
+    joint_embedding: tuple[EmbeddingConfig, ...] = Field(
+        (), description="Inputs beside the structure, such as total_charge, that are added to the features of the elements."
+    )
+    embedding_readout: bool = Field(False, description="The features that joint_embedding makes add to the energy.")
     gate: Literal["silu", "tanh", "abs", "none"] = Field("silu", description="Non-linearity of the last readout.")
     contraction_basis: Literal["full", "reduced"] = Field(
         "full",
         description="Paths of the product basis that carry weights: every coupling tree, as mace_run_train, or an orthonormal basis.",
     )
     avg_num_neighbors: float = Field(1.0, gt=0, description="Mean neighbour count over atoms that have one; messages are divided by it.")
-    scale: float = Field(1.0, description="Factor on the summed readouts of each atom (eV).")
-    shift: float = Field(0.0, description="Added to each atom's energy after scaling (eV).")
+    scale: float | tuple[float, ...] = Field(1.0, description="Factor on the summed readouts of each atom (eV), or one for each head.")
+    shift: float | tuple[float, ...] = Field(0.0, description="Added to each atom's energy after scaling (eV), or one for each head.")
 
     @field_validator("elements")
     @classmethod
@@ -53,14 +99,42 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> ModelConfig:
-        if len(self.e0s) != len(self.elements):
-            raise ValueError(f"e0s has {len(self.e0s)} values for {len(self.elements)} elements.")
+        if len(set(self.heads)) != len(self.heads):
+            raise ValueError(f"heads must have different names, not {list(self.heads)}.")
+        for row in self.e0_table:
+            if len(row) != len(self.elements):
+                raise ValueError(f"e0s has {len(row)} values for {len(self.elements)} elements.")
+        for name, values in (("e0s", self.e0_table), ("scale", self.scales), ("shift", self.shifts)):
+            if len(values) != len(self.heads):
+                raise ValueError(f"{name} is for {len(values)} heads, but there are {len(self.heads)} ({', '.join(self.heads)}).")
+        names = [spec.name for spec in self.joint_embedding]
+        if len(set(names)) != len(names):
+            raise ValueError(f"joint_embedding must have every input once, not {names}.")
+        if self.embedding_readout and not self.joint_embedding:
+            raise ValueError("embedding_readout has nothing to read without joint_embedding.")
+        if self.last_readout_only and self.num_interactions == 1:
+            raise ValueError("last_readout_only has no effect on one layer: leave it out.")
         orders = (self.correlation,) if isinstance(self.correlation, int) else self.correlation
         if any(not 1 <= order <= 4 for order in orders):
             raise ValueError(f"correlation must be from 1 to 4, not {self.correlation}.")
         if not isinstance(self.correlation, int) and len(orders) != self.num_interactions:
             raise ValueError(f"correlation has {len(orders)} values for {self.num_interactions} interactions.")
         return self
+
+    @property
+    def e0_table(self) -> tuple[tuple[float, ...], ...]:
+        """E0s of each head (eV), in the order of elements."""
+        return self.e0s if self.e0s and isinstance(self.e0s[0], tuple) else (self.e0s,)  # type: ignore[return-value]
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Scale of each head (eV)."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale,) * len(self.heads)
+
+    @property
+    def shifts(self) -> tuple[float, ...]:
+        """Shift of each head (eV)."""
+        return self.shift if isinstance(self.shift, tuple) else (self.shift,) * len(self.heads)
 
 
 class ModelSection(Section):
@@ -71,12 +145,19 @@ class ModelSection(Section):
         description="As in mace_run_train, both apply a scale. MACE: first block RealAgnostic, shift 0. ScaleShiftMACE: first block "
         "RealAgnosticResidual, shift = mean interaction energy per atom.",
     )
+    heads: tuple[str, ...] | Literal["auto"] = Field(
+        "auto", description="Levels of theory, each with readouts of its own. auto: those of the training set (data.keys.head)."
+    )
     elements: tuple[int | str, ...] | Literal["auto"] = Field(
         "auto", description="Elements that the model knows, as symbols or atomic numbers. auto: those of the training and validation sets."
     )
     cutoff: float = Field(5.0, gt=0, description="Cutoff radius (Angstrom).")
-    num_bessel: int = Field(8, ge=1, description="Bessel radial basis functions.")
+    num_bessel: int = Field(8, ge=1, description="Number of radial basis functions.")
+    radial_basis: Literal["bessel", "gaussian", "chebyshev"] = Field("bessel", description="Kind of the radial basis functions.")
     cutoff_power: int = Field(5, ge=3, description="Power p of the polynomial cutoff.")
+    apply_cutoff: bool = Field(
+        True, description="Radial functions are cut off. false: the radial weights that the network makes of them are."
+    )
     num_channels: int | None = Field(None, ge=1, description="Channels of every irrep, with max_L instead of hidden_irreps. null: 128.")
     max_L: int | None = Field(
         None, ge=0, description="Highest degree of the node features, with num_channels instead of hidden_irreps. null: 1."
@@ -98,7 +179,19 @@ class ModelSection(Section):
     )
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
     radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")
-    readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout.")
+    edge_irreps: str | None = Field(
+        None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
+    )
+    edge_irreps_first_scalar: bool = Field(False, description="The first layer sends as many scalars as edge_irreps have.")
+    so3: bool = Field(False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too.")
+    agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
+    readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
+    readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout, for each head.")
+    last_readout_only: bool = Field(False, description="Only the last layer adds to the energy.")
+    joint_embedding: tuple[EmbeddingConfig, ...] = Field(
+        (), description="Inputs beside the structure, such as total_charge, that are added to the features of the elements."
+    )
+    embedding_readout: bool = Field(False, description="The features that joint_embedding makes add to the energy.")
     gate: Literal["silu", "tanh", "abs", "none"] = Field("silu", description="Non-linearity of the last readout.")
     contraction_basis: Literal["full", "reduced"] = Field(
         "full",
@@ -129,30 +222,47 @@ class ModelSection(Section):
     def _one_way_to_say_the_irreps(self) -> ModelSection:
         if self.hidden_irreps is not None and (self.num_channels is not None or self.max_L is not None):
             raise ValueError("give either hidden_irreps, or num_channels and max_L, not both.")
-        self.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0)  # an architecture that is wrong is told here
+        # an architecture that is wrong is told here
+        self.resolve(elements=(1,), e0s=((0.0,),), avg_num_neighbors=1.0, scale=(1.0,), shift=(0.0,))
         return self
 
     def resolve(
-        self, *, elements: tuple[int, ...], e0s: tuple[float, ...], avg_num_neighbors: float, scale: float, shift: float
+        self,
+        *,
+        elements: tuple[int, ...],
+        e0s: tuple[tuple[float, ...], ...],
+        avg_num_neighbors: float,
+        scale: tuple[float, ...],
+        shift: tuple[float, ...],
+        heads: tuple[str, ...] = ("Default",),
     ) -> ModelConfig:
         """The ModelConfig with the values derived from the data, used where this section says `auto`.
 
         Args:
           elements: atomic numbers; a list of the user's own is already merged into it.
-          e0s: energies of the isolated atoms (eV).
-          avg_num_neighbors, scale (eV), shift (eV): statistics of the training set.
+          e0s: energies of the isolated atoms (eV) of each head.
+          avg_num_neighbors: of the training set.
+          scale, shift: statistics of the training set of each head (eV).
+          heads: names of the heads.
         """
         architecture = self.model_dump(
-            exclude={"model", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
+            exclude={"model", "heads", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
         )
         first = "RealAgnostic" if self.model == "MACE" else "RealAgnosticResidual"
-        derived: dict[str, Any] = {"avg_num_neighbors": avg_num_neighbors, "scale": scale, "shift": 0.0 if self.model == "MACE" else shift}
+        shift = (0.0,) * len(heads) if self.model == "MACE" else shift
+        one = len(heads) == 1
+        derived: dict[str, Any] = {
+            "avg_num_neighbors": avg_num_neighbors,
+            "scale": scale[0] if one else scale,
+            "shift": shift[0] if one else shift,
+        }
         return ModelConfig(
             **{name: value for name, value in architecture.items() if name not in derived},
             **{name: value if architecture[name] == "auto" else architecture[name] for name, value in derived.items()},
             model="ScaleShiftMACE",
+            heads=heads,
             elements=elements,
-            e0s=e0s,
+            e0s=e0s[0] if one else e0s,
             hidden_irreps=self._irreps(),
             interaction_first=self.interaction_first or first,
         )

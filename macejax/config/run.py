@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,9 +25,12 @@ class KeysConfig(Section):
     virials: str | None = Field("REF_virials", description="Virials (eV), -volume x stress.")
     dipole: str | None = Field("dipole", description="Dipole (e Angstrom); carried, not learnt yet.")
     charges: str | None = Field("REF_charges", description="Charges (e); carried, not learnt yet.")
-    head: str | None = Field("head", description="Level of theory; all structures must have the same.")
-    total_charge: str | None = Field("total_charge", description="Total charge (e); carried, not used by the model yet.")
-    total_spin: str | None = Field("total_spin", description="Spin multiplicity; carried, not used by the model yet.")
+    head: str | None = Field("head", description="Level of theory: the head of the model that learns this structure.")
+    total_charge: str | None = Field("total_charge", description="Total charge (e), for a model that embeds it (joint_embedding).")
+    total_spin: str | None = Field("total_spin", description="Spin multiplicity, for a model that embeds it.")
+    inputs: tuple[str, ...] = Field(
+        ("elec_temp",), description="Other inputs that a model may embed, values of structures or columns of atoms, by their names."
+    )
     config_type: str | None = Field("config_type", description="Kind of structure, by which errors are tabulated and weights given.")
     weight: str | None = Field("config_weight", description="Weight of the structure in the loss.")
 
@@ -43,7 +46,7 @@ def read_keys(assignments: Iterable[str]) -> Keys:
         label, equals, name = assignment.partition("=")
         if not equals or label not in KeysConfig.model_fields:
             raise ConfigError(f"--key {assignment}: write label=name, with a label among {', '.join(KeysConfig.model_fields)}.")
-        given[label] = name or None
+        given[label] = tuple(name.split(",")) if label == "inputs" and name else name or None
     return Keys(**KeysConfig(**given).model_dump())
 
 
@@ -59,11 +62,10 @@ class DataConfig(Section):
     )
     test: tuple[str, ...] | None = Field(None, description="Test files, evaluated once, at the end.")
     keys: KeysConfig = Field(KeysConfig(), description="Names of the labels in the files.")
-    e0s: Literal["isolated", "average"] | dict[str, float] = Field(
+    e0s: Literal["isolated", "average"] | dict[str, float] | dict[str, Literal["isolated", "average"] | dict[str, float]] = Field(
         "isolated",
         description="Energies of the isolated atoms: isolated (frames with config_type=IsolatedAtom), average (least squares over the "
-        "training set), "
-        "or a table such as {H: -13.6, O: -2041.8} (eV).",
+        "training set), or a table such as {H: -13.6, O: -2041.8} (eV). For several heads also {head: one of these, ...}.",
     )
     keep_isolated_atoms: bool = Field(False, description="Train on the IsolatedAtom frames too.")
     config_type_weights: dict[str, float] = Field(
@@ -89,13 +91,14 @@ class DataConfig(Section):
     @field_validator("e0s", mode="before")
     @classmethod
     def _numbers_are_keys_too(cls, value: object) -> object:
-        return {str(element): energy for element, energy in value.items()} if isinstance(value, dict) else value
+        return {str(key): cls._numbers_are_keys_too(part) for key, part in value.items()} if isinstance(value, dict) else value
 
     @field_validator("e0s")
     @classmethod
-    def _known_elements(cls, value: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(value, dict):
-            for element in value:
+    def _known_elements(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        tables = [value] if _is_table(value) else value.values() if isinstance(value, dict) else []
+        for table in tables:
+            for element in table if isinstance(table, dict) else ():
                 atomic_number(element)
         return value
 
@@ -106,6 +109,23 @@ class DataConfig(Section):
             if weight < 0:
                 raise ValueError(f"the weight of {name} is negative: {weight}.")
         return value
+
+    def e0s_of(self, head: str) -> str | dict[str, float]:
+        """`e0s` of one head: isolated, average or a table.
+
+        Raises:
+          ConfigError: e0s are given by head, but not for this one.
+        """
+        if not isinstance(self.e0s, dict) or _is_table(self.e0s):
+            return self.e0s  # type: ignore[return-value]
+        if head not in self.e0s:
+            raise ConfigError(f"data.e0s says nothing of the head {head!r}; it has {', '.join(self.e0s)}.")
+        return self.e0s[head]  # type: ignore[return-value]
+
+
+def _is_table(value: object) -> bool:
+    """Whether this is energies by element, not by head."""
+    return isinstance(value, dict) and not any(isinstance(part, dict | str) for part in value.values())
 
 
 class StageTwoConfig(Section):

@@ -40,13 +40,14 @@ def round_slots(degree: float) -> int:
     return max(SLOT_STEP * ceil(degree / SLOT_STEP), SLOT_STEP)
 
 
-def batch(graphs: Sequence[Graph], capacity: Capacity, dtype: Any = np.float32) -> jraph.GraphsTuple:
+def batch(graphs: Sequence[Graph], capacity: Capacity, dtype: Any = np.float32, like: Graph | None = None) -> jraph.GraphsTuple:
     """One padded GraphsTuple of numpy arrays, exactly as THE CONTRACT says. No graph at all gives a batch of padding.
 
     Args:
       graphs: what to hold, in this order.
       capacity: shape of the result.
       dtype: of positions, cells and labels; the subtraction of E0s and the centring came before, in float64.
+      like: where there is no graph, one whose `inputs` the batch has fields for.
 
     Raises:
       DataError: the graphs do not fit. Nothing is ever cropped.
@@ -60,12 +61,13 @@ def batch(graphs: Sequence[Graph], capacity: Capacity, dtype: Any = np.float32) 
     n_node[len(graphs)] = capacity.nodes - counts.sum()
     nodes, table = _nodes(graphs, n_node, capacity, dtype)
     senders, receivers, edges = _edges(graphs, counts, capacity)
+    of_nodes, of_graphs = _inputs(graphs, graphs[0] if graphs else like, capacity, dtype)
     return GraphsTuple(
-        nodes=nodes,
+        nodes=nodes | of_nodes,
         edges=edges,
         senders=senders,
         receivers=receivers,
-        globals=_globals(graphs, capacity, dtype) | {"species_table": table},
+        globals=_globals(graphs, capacity, dtype) | of_graphs | {"species_table": table},
         n_node=n_node,
         n_edge=n_node * np.int32(capacity.slots),
     )
@@ -152,6 +154,18 @@ def _edges(graphs: Sequence[Graph], counts: np.ndarray, capacity: Capacity) -> t
     return senders, receivers, {"shift": shift, "mask": mask, "reverse": reverse}
 
 
+def _inputs(graphs: Sequence[Graph], example: Graph | None, capacity: Capacity, dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs of atoms and of structures, each as {"inputs": {name: array}} or {} where there are none."""
+    nodes, structures = {}, {}
+    for name, value in {} if example is None else example.inputs.items():
+        values = [graph.inputs[name] for graph in graphs]
+        if value.ndim == 0:
+            structures[name] = _padded(values, capacity.graphs, dtype)
+        else:
+            nodes[name] = _padded(_joined(values, np.zeros((0, *value.shape[1:]))), capacity.nodes, dtype)
+    return ({"inputs": nodes} if nodes else {}), ({"inputs": structures} if structures else {})
+
+
 def _globals(graphs: Sequence[Graph], capacity: Capacity, dtype: Any) -> dict[str, np.ndarray]:
     size, real = capacity.graphs, len(graphs)
     cell = np.tile(np.eye(3), (size, 1, 1))
@@ -161,6 +175,7 @@ def _globals(graphs: Sequence[Graph], capacity: Capacity, dtype: Any) -> dict[st
         **with_low("cell", cell, dtype),
         "volume": _padded([graph.volume for graph in graphs], size, dtype, 1),
         "mask": np.arange(size) < real,
+        "head": _padded([graph.head for graph in graphs], size, np.int32),
         "index": _padded([graph.index for graph in graphs], size, np.int32, -1),
         "weight": _padded([graph.weight for graph in graphs], size, dtype),
     }

@@ -107,6 +107,8 @@ def _one(graph: jraph.GraphsTuple, number: int, atoms: slice, edges: slice) -> G
         weight=float(graph.globals["weight"][number]) if "weight" in graph.globals else 1.0,
         weights={name: float(graph.globals.get(f"{name}_weight", np.ones(number + 1))[number]) for name in LABELS},
         e0=0.0,
+        head=int(graph.globals["head"][number]) if "head" in graph.globals else 0,
+        inputs={},
         index=int(graph.globals["index"][number]) if "index" in graph.globals else -1,
         source=f"structure {number} of the graph",
     )

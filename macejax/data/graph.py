@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from macejax.data.inputs import head_index, read_inputs
 from macejax.data.neighbors import symmetric_neighbors, wrap
 from macejax.data.species import species_index
 from macejax.data.structure import LABELS, Structure, check, volume
+
+if TYPE_CHECKING:
+    from macejax.config import EmbeddingConfig, ModelConfig  # imports this package
 
 
 class Graph(NamedTuple):
@@ -33,11 +37,22 @@ class Graph(NamedTuple):
     weight: float
     weights: Mapping[str, float]  # of energy, forces, stress, virials, all four
     e0: float  # eV, the sum of E0s that was taken off: total energy = interaction energy + e0
+    head: int  # index into the model's heads
+    inputs: Mapping[str, np.ndarray]  # what else the model reads, [] for the structure, [N] or [N, values] for atoms
     index: int  # type: ignore[assignment]  # position in the data set, -1 where there is none
     source: str
 
 
-def build_graph(structure: Structure, elements: Sequence[int], cutoff: float, e0s: Sequence[float] | None = None, index: int = -1) -> Graph:
+def build_graph(
+    structure: Structure,
+    elements: Sequence[int],
+    cutoff: float,
+    e0s: Sequence[Any] | None = None,
+    index: int = -1,
+    *,
+    heads: Sequence[str] = ("Default",),
+    embeddings: Sequence[EmbeddingConfig] = (),
+) -> Graph:
     """The graph of one structure.
 
     Where only one of stress and virials is labelled and the cell has a volume, the other is derived (virials = -volume * stress) with the
@@ -47,26 +62,34 @@ def build_graph(structure: Structure, elements: Sequence[int], cutoff: float, e0
       structure: what to build.
       elements: atomic numbers that the model knows, ascending.
       cutoff: Angstrom; skin included, if there is one.
-      e0s: energy of each isolated atom (eV), in the order of elements; None leaves energies as they are.
+      e0s: energy of each isolated atom (eV), in the order of elements, or such a row for each head; None leaves energies as they are.
       index: position of the structure in its data set.
+      heads: names of the model's heads, of which the structure's is looked up where there are several.
+      embeddings: inputs that the model reads beside the structure, `ModelConfig.joint_embedding`.
 
     Raises:
-      DataError: the structure is invalid (see `check`) or has an element that the model does not know.
+      DataError: the structure is invalid (see `check`), or has an element or head that the model does not know, or lacks an input.
     """
     structure = check(structure)
     species = species_index(structure.numbers, elements, structure.source)
     positions, _ = wrap(structure.positions, structure.cell, structure.pbc)
     positions = positions - positions.mean(axis=0)
     edges = symmetric_neighbors(positions, structure.cell, structure.pbc, cutoff, structure.source)
-    e0 = 0.0 if e0s is None else float(np.asarray(e0s, np.float64)[species].sum())
-    return _graph(positions, species, structure, edges, e0, index)
+    head = head_index(structure, heads)
+    e0 = 0.0 if e0s is None else float(np.atleast_2d(np.asarray(e0s, np.float64))[head, species].sum())
+    return _graph(positions, species, structure, edges, e0, index)._replace(head=head, inputs=read_inputs(structure, embeddings))
 
 
 def build_graphs(
-    structures: Sequence[Structure], elements: Sequence[int], cutoff: float, e0s: Sequence[float] | None = None
+    structures: Sequence[Structure], elements: Sequence[int], cutoff: float, e0s: Sequence[Any] | None = None, **options: Any
 ) -> list[Graph]:
     """`build_graph` of every structure of a data set, each with its position in it as `index`."""
-    return [build_graph(structure, elements, cutoff, e0s, index) for index, structure in enumerate(structures)]
+    return [build_graph(structure, elements, cutoff, e0s, index, **options) for index, structure in enumerate(structures)]
+
+
+def model_graphs(structures: Sequence[Structure], config: ModelConfig) -> list[Graph]:
+    """Graphs of a data set as a model takes them: `build_graphs` with everything that its configuration says."""
+    return build_graphs(structures, config.elements, config.cutoff, config.e0_table, heads=config.heads, embeddings=config.joint_embedding)
 
 
 def rank_in_row(receivers: np.ndarray) -> np.ndarray:
@@ -100,6 +123,8 @@ def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edg
         weight=structure.weight,
         weights=weights,
         e0=e0,
+        head=0,
+        inputs={},
         index=index,
         source=structure.source,
     )

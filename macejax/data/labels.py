@@ -31,6 +31,7 @@ class Keys(NamedTuple):
     head: str | None = "head"
     total_charge: str | None = "total_charge"  # e
     total_spin: str | None = "total_spin"  # multiplicity
+    inputs: tuple[str, ...] = ("elec_temp",)  # what else a model may read, values of the frame or columns of atoms, by their own names
     config_type: str | None = "config_type"
     weight: str | None = "config_weight"  # of the structure; config_energy_weight, config_forces_weight, ... of its labels
 
@@ -70,13 +71,16 @@ def label_frames(frames: Sequence[Frame], keys: Keys, name: str, need_labels: bo
 def _resolve(frames: Sequence[Frame], keys: Keys, name: str, need_labels: bool) -> Keys:
     """The keys that this file uses."""
     there = {key for frame in frames for key in (*frame.info, *frame.arrays)}
-    for field, key in keys._asdict().items():
-        if key is not None and key != getattr(MACE_KEYS, field) and key not in there:
+    pairs = [(field, key) for field, key in keys._asdict().items() if field != "inputs" and key != getattr(MACE_KEYS, field)]
+    pairs += [("inputs", key) for key in keys.inputs if key not in MACE_KEYS.inputs]
+    for field, key in pairs:
+        if key is not None and key not in there:
             raise DataError(f"{name}: the key {key!r} for {field} is in no frame; {_listing(there)}")
     left_at_default = [label for label in ASE_NAMES if getattr(keys, label) == getattr(MACE_KEYS, label)]
     in_ase_names = [label for label in left_at_default if ASE_NAMES[label] in there]
     if not any(getattr(keys, label) in there for label in LABELS):
-        keys = keys._replace(**{label: ASE_NAMES[label] for label in in_ase_names})
+        own_names: dict[str, Any] = {label: ASE_NAMES[label] for label in in_ase_names}
+        keys = keys._replace(**own_names)
     else:
         for label in in_ase_names:
             if getattr(keys, label) not in there:
@@ -98,7 +102,7 @@ def _structure(frame: Frame, keys: Keys) -> Structure:
         key = getattr(keys, field)
         return None if key is None else (frame.arrays if field in PER_ATOM else frame.info).get(key)
 
-    for field in keys._fields:
+    for field in (field for field in keys._fields if field != "inputs"):
         _refuse_wrong_place(frame, getattr(keys, field), field)
 
     def number(field: str, absent: float) -> float:
@@ -120,12 +124,17 @@ def _structure(frame: Frame, keys: Keys) -> Structure:
             head=_text(value("head")),
             total_charge=number("total_charge", 0.0),
             total_spin=number("total_spin", 1.0),
+            inputs={name: _input(frame, name) for name in keys.inputs if name in frame.info or name in frame.arrays},
             config_type=_text(value("config_type")),
             weight=number("weight", 1.0),
             weights={label: _number(frame.info[key], key, frame) for label, key in weight_keys.items() if frame.info.get(key) is not None},
             source=frame.source,
         )
     )
+
+
+def _input(frame: Frame, name: str) -> float | np.ndarray:
+    return frame.arrays[name] if name in frame.arrays else _number(frame.info[name], name, frame)
 
 
 def _refuse_wrong_place(frame: Frame, key: str | None, field: str) -> None:

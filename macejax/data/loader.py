@@ -134,5 +134,8 @@ class Loader:
     def _step(self, permutation: np.ndarray, step: int) -> Step:
         bins = self._bins(permutation, step)
         capacity = smallest_fit(self.capacities, need(self._sizes, bins))
-        batches = [batch([self._graphs[member] for member in bins[device]], capacity, self._dtype) for device in self._devices]
+        batches = [
+            batch([self._graphs[member] for member in bins[device]], capacity, self._dtype, like=self._graphs[0])
+            for device in self._devices
+        ]
         return Step(stack(batches), np.concatenate([bins[device] for device in self._devices]))

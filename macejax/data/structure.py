@@ -42,6 +42,7 @@ class Structure(NamedTuple):
     head: str = "Default"
     total_charge: float = 0.0  # e
     total_spin: float = 1.0  # multiplicity, as MACE counts it
+    inputs: Mapping[str, float | np.ndarray] = MappingProxyType({})  # what else a model may read, by name: a number, or a row per atom
     config_type: str = "Default"
     weight: float = 1.0  # of the structure in the loss
     weights: Mapping[str, float] = MappingProxyType({})  # of energy, forces, stress, virials; 1 where absent

@@ -45,21 +45,28 @@ def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     return -symbol if f"{l1:x}{l2:x}{l3:x}" in _OPPOSITE_SIGN else symbol
 
 
+def irrep_order(irrep: str) -> tuple[int, int]:
+    """Key by which e3nn 0.4.4, and every weight of mace-torch, sorts irreps: by degree, odd parity before even."""
+    return int(irrep[:-1]), 1 if irrep[-1] == "e" else -1
+
+
 @functools.cache
-def convolution_paths(node_irreps: str, l_max: int) -> tuple[Path, ...]:
-    """Paths of node feature x harmonics -> harmonics' irreps, in mace-torch's order of weights: sorted by output irrep, stably.
+def convolution_paths(sent: tuple[str, ...], harmonics: tuple[str, ...], targets: tuple[str, ...]) -> tuple[Path, ...]:
+    """Paths of neighbour's feature x harmonic -> targets, in mace-torch's order of weights: sorted by output irrep, stably.
 
     The factor sqrt(2 l_out + 1) makes each output component of unit variance (e3nn's `component` normalisation).
+
+    Args:
+      sent, harmonics: irreps of the two factors, in their order.
+      targets: irreps that are kept.
     """
-    harmonics = e3nn.Irreps.spherical_harmonics(l_max)
-    targets = {str(ir) for _, ir in harmonics}
     paths = []
-    for (_, node), (_, harmonic) in itertools.product(e3nn.Irreps(node_irreps), harmonics):
+    for node, harmonic in itertools.product(map(e3nn.Irrep, sent), map(e3nn.Irrep, harmonics)):
         for out in sorted(node * harmonic, key=lambda ir: ir.l):
             if str(out) in targets:
                 symbol = wigner_3j(node.l, harmonic.l, out.l) * np.sqrt(out.dim)
                 paths.append(Path(str(node), str(harmonic), str(out), symbol.transpose(2, 1, 0)))
-    return tuple(sorted(paths, key=lambda path: e3nn.Irrep(path.out).l))
+    return tuple(sorted(paths, key=lambda path: irrep_order(path.out)))
 
 
 class Polynomials(NamedTuple):
@@ -70,15 +77,21 @@ class Polynomials(NamedTuple):
 
 
 @functools.cache
-def polynomials(l_max: int, degree: int, out: str) -> Polynomials:
-    """Symmetric couplings of `degree` copies of 0e + 1o + ... + l_max to the irrep `out`.
+def polynomials(message: tuple[str, ...], degree: int, out: str) -> Polynomials:
+    """Symmetric couplings of `degree` copies of a message to the irrep `out`.
 
-    Degree 4 couples through intermediates of natural parity alone, as mace-torch does.
+    Degree 4 couples through intermediates of natural parity alone, as mace-torch does. Where nothing couples to `out`, mace-torch keeps one
+    path that is zero, and so does the full basis here.
+
+    Args:
+      message: its irreps, in their order.
     """
-    paths = _fold(l_max, degree, natural_only=degree == 4, last=out)
-    full = np.stack([coefficients for irrep, coefficients in paths if irrep == out])  # [P, 2L+1, monomials]
+    dim = irreps_dim(message)
+    paths = _fold(message, degree, natural_only=degree == 4, last=out)
+    none = np.zeros((1, 2 * int(out[:-1]) + 1, len(monomials(dim, degree))))
+    full = np.stack(paths[out]) if out in paths else none  # [P, 2L+1, monomials]
     # In tensor space a monomial's coefficient is spread over its distinct permutations.
-    scale = 1 / np.sqrt(_permutations(monomials((l_max + 1) ** 2, degree)))
+    scale = 1 / np.sqrt(_permutations(monomials(dim, degree)))
     vectors = (full * scale).reshape(len(full), -1)
     basis: list[np.ndarray] = []
     for vector in vectors:  # Gram-Schmidt in path order, twice for rounding: unlike an SVD it has no free rotation
@@ -95,28 +108,37 @@ def polynomials(l_max: int, degree: int, out: str) -> Polynomials:
     return Polynomials(reduced, vectors @ orthonormal.T / root)
 
 
-def _fold(l_max: int, degree: int, natural_only: bool, last: str | None = None) -> list[tuple[str, np.ndarray]]:
-    """Left fold of Clebsch-Gordan products: [(irrep, coefficients [2l+1, monomials])], sorted by (l, parity with odd first), stably."""
-    inputs = [ir for _, ir in e3nn.Irreps.spherical_harmonics(l_max)]
-    dim = (l_max + 1) ** 2
+def irreps_dim(irreps: tuple[str, ...]) -> int:
+    """Number of components D."""
+    return sum(2 * int(irrep[:-1]) + 1 for irrep in irreps)
+
+
+def _fold(message: tuple[str, ...], degree: int, natural_only: bool, last: str | None = None) -> dict[str, list[np.ndarray]]:
+    """Left fold of Clebsch-Gordan products: irrep -> coefficients [2l+1, monomials] of its paths; irreps by `irrep_order`."""
+    inputs, dim = [e3nn.Irrep(irrep) for irrep in message], irreps_dim(message)
+    starts = np.cumsum([0] + [ir.dim for ir in inputs]).tolist()
+    paths: dict[str, list[np.ndarray]] = {}
     if degree == 1:
         eye = np.eye(dim)
-        return [(str(ir), eye[ir.l**2 : (ir.l + 1) ** 2]) for ir in inputs if last in (None, str(ir))]
+        for start, ir in zip(starts, inputs, strict=False):
+            if last in (None, str(ir)):
+                paths.setdefault(str(ir), []).append(eye[start : start + ir.dim])
+        return dict(sorted(paths.items(), key=lambda item: irrep_order(item[0])))
     product = _multiplication_table(dim, degree - 1)  # [monomials of degree - 1, dim] -> monomial of degree
     count = len(monomials(dim, degree))
-    paths = []
-    for name, left in _fold(l_max, degree - 1, natural_only):
+    for name, lefts in _fold(message, degree - 1, natural_only).items():
         ir_left = e3nn.Irrep(name)
-        for ir in inputs:
-            for out in sorted(ir_left * ir, key=lambda x: x.l):
-                if last not in (None, str(out)) or (natural_only and out.p != (-1) ** out.l):
-                    continue
-                coupled = np.einsum("cab,am->cbm", wigner_3j(out.l, ir_left.l, ir.l) * np.sqrt(out.dim), left)
-                coefficients = np.zeros((out.dim, count))
-                for b in range(ir.dim):  # multiplication by one variable is injective on monomials, so += is safe
-                    coefficients[:, product[:, ir.l**2 + b]] += coupled[:, b]
-                paths.append((str(out), coefficients))
-    return sorted(paths, key=lambda path: (e3nn.Irrep(path[0]).l, e3nn.Irrep(path[0]).p))
+        for left in lefts:
+            for start, ir in zip(starts, inputs, strict=False):
+                for out in sorted(ir_left * ir, key=lambda x: x.l):
+                    if last not in (None, str(out)) or (natural_only and out.p != (-1) ** out.l):
+                        continue
+                    coupled = np.einsum("cab,am->cbm", wigner_3j(out.l, ir_left.l, ir.l) * np.sqrt(out.dim), left)
+                    coefficients = np.zeros((out.dim, count))
+                    for b in range(ir.dim):  # multiplication by one variable is injective on monomials, so += is safe
+                        coefficients[:, product[:, start + b]] += coupled[:, b]
+                    paths.setdefault(str(out), []).append(coefficients)
+    return dict(sorted(paths.items(), key=lambda item: irrep_order(item[0])))
 
 
 @functools.cache

@@ -6,9 +6,9 @@ A block is a Flax module made as `Block(irreps_in, irreps_out, options)` with tw
     message, skip = block(neighbors, h, edges, species)
 
 `neighbors` is what the sender of every slot sent, [N, M, D, K], or, where that depends on its element alone, what each element sent, as
-`Features`. `message` is [N, (l_max + 1)^2, K] and `skip` [N, D of irreps_out, K] or None, which the product adds. Atoms are independent of
-each other in the second method: it may get some of them at a time. Write your own block by keeping these signatures, and pass it to
-`macejax.model.mace.build` or add it to the dictionary there.
+`Features`. `message` is [N, D of `options.message`, K] and `skip` [N, D of irreps_out, K] or None, which the product adds. Atoms are
+independent of each other in the second method: it may get some of them at a time. Write your own block by keeping these signatures, and
+pass it to `macejax.model.mace.build` or add it to the dictionary there.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import functools
 import math
 from typing import NamedTuple
 
+import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from macejax.model.coupling import convolution_paths
-from macejax.model.linear import IrrepsLinear, Species, SpeciesLinear, degrees, natural_irreps, of_present, slices
+from macejax.model.linear import IrrepsLinear, Species, SpeciesLinear, irreps_of, linear, of_present, split
 from macejax.model.radial import RadialNetwork, hidden_layers
-from macejax.ops.convolution import Edges, convolve, convolve_species
+from macejax.ops.convolution import Edges, Path, convolve, convolve_species
 
 # Beyond this many species in a batch the factorised first layer costs more than the general one (break-even at about 13, 50 neighbours).
 _MAX_FACTORISED_SPECIES = 12
@@ -38,13 +39,25 @@ class Features(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What all layers share."""
+    """What a layer is told beside the irreps of its features."""
 
     num_elements: int
     channels: int
-    l_max: int
+    harmonics: tuple[str, ...]  # irreps of the spherical harmonics
+    message: tuple[str, ...]  # irreps of the message
+    sent: str  # irreps of what is sent to neighbours
     radial_mlp: tuple[int, ...]
     avg_num_neighbors: float
+
+    @property
+    def sent_channels(self) -> int:
+        """Channels of what is sent."""
+        return e3nn.Irreps(self.sent)[0].mul
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Couplings of what is sent with the harmonics."""
+        return convolution_paths(irreps_of(self.sent), self.harmonics, self.message)
 
 
 class RealAgnostic(nn.Module):
@@ -56,17 +69,17 @@ class RealAgnostic(nn.Module):
     density = False  # whether messages are divided by a density, not by the average number of neighbours
 
     def setup(self) -> None:
-        self.linear_up = IrrepsLinear(self.options.channels)
+        self.linear_up = linear_up(self.options)
 
     def send(self, h: Features) -> Features:
-        return Features(self.linear_up(_split(h, self.irreps_in)), h.of_elements)
+        return Features(self.linear_up(split(h.values, irreps_of(self.irreps_in))), h.of_elements)
 
     @nn.compact
     def __call__(self, neighbors: jax.Array | Features, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, None]:
-        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options, self.density)
-        names = natural_irreps(self.options.l_max)
-        blocks = {name: message[:, degree**2 : (degree + 1) ** 2] for degree, name in enumerate(names)}
-        return SpeciesLinear(self.options.num_elements, self.options.channels, names, name="skip")(blocks, species), None
+        options = self.options
+        message = sum_messages(neighbors, edges, species, options, self.density)
+        skip = SpeciesLinear(options.num_elements, options.channels, options.message, name="skip")
+        return skip(split(message, options.message), species), None
 
 
 class RealAgnosticResidual(nn.Module):
@@ -80,17 +93,16 @@ class RealAgnosticResidual(nn.Module):
     density = False
 
     def setup(self) -> None:
-        self.linear_up = IrrepsLinear(self.options.channels)
+        self.linear_up = linear_up(self.options)
 
     def send(self, h: Features) -> Features:
-        return Features(self.linear_up(_split(h, self.irreps_in)), h.of_elements)
+        return Features(self.linear_up(split(h.values, irreps_of(self.irreps_in))), h.of_elements)
 
     @nn.compact
     def __call__(self, neighbors: jax.Array | Features, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, jax.Array]:
-        message = sum_messages(neighbors, edges, species, self.irreps_in, self.options, self.density)
-        names = [name for name, _ in degrees(self.irreps_out)]
-        skip = SpeciesLinear(self.options.num_elements, self.options.channels, names, name="skip")
-        return message, skip(_split(h, self.irreps_in), species, per_species=h.of_elements)
+        message = sum_messages(neighbors, edges, species, self.options, self.density)
+        skip = SpeciesLinear(self.options.num_elements, self.options.channels, irreps_of(self.irreps_out), name="skip")
+        return message, skip(split(h.values, irreps_of(self.irreps_in)), species, per_species=h.of_elements)
 
 
 class RealAgnosticDensity(RealAgnostic):
@@ -109,37 +121,43 @@ class Density(nn.Module):
     """How many neighbours an atom has, as the model learns to count them: the sum of tanh(f^2), f linear in the radial functions."""
 
     @nn.compact
-    def __call__(self, radial: jax.Array) -> jax.Array:
-        """Radial functions [N, M, B], 0 on padding -> [N]."""
-        num = radial.shape[-1]
-        weight = self.param("weight", nn.initializers.normal(1.0), (num, 1), radial.dtype)
-        return jnp.sum(jnp.tanh((radial @ (weight / math.sqrt(num))) ** 2), axis=(1, 2))
+    def __call__(self, edges: Edges) -> jax.Array:
+        """[N]."""
+        num = edges.radial.shape[-1]
+        weight = self.param("weight", nn.initializers.normal(1.0), (num, 1), edges.radial.dtype)
+        return count_neighbors(edges.radial @ (weight / math.sqrt(num)), edges)
 
 
-def sum_messages(
-    neighbors: jax.Array | Features, edges: Edges, species: Species, irreps_in: str, options: Options, density: bool = False
-) -> jax.Array:
+def count_neighbors(f: jax.Array, edges: Edges) -> jax.Array:
+    """Sum over neighbours of tanh(f^2), f [N, M, 1] -> [N]; cut off with the harmonics where f is not."""
+    return jnp.sum(jnp.tanh(f[..., 0] ** 2) * edges.harmonics[..., 0], axis=1)  # Y_00 is 1, 0 on padding, or the cutoff
+
+
+def sum_messages(neighbors: jax.Array | Features, edges: Edges, species: Species, options: Options, density: bool = False) -> jax.Array:
     """Convolution over neighbours, linear, division by the average number of neighbours or by 1 + a density: what most blocks share.
 
     To be called inside a block's `@nn.compact` method, which then owns the parameters radial_mlp, linear and density.
 
     Returns:
-      messages [N, (l_max + 1)^2, K].
+      messages [N, D of the message, K].
     """
-    channels, l_max = options.channels, options.l_max
-    paths = convolution_paths(irreps_in, l_max)
-    widths = (*options.radial_mlp, len(paths) * channels)
+    paths, irreps = options.paths, irreps_of(options.sent)
+    widths = (*options.radial_mlp, len(paths) * options.sent_channels)
     layers = RadialNetwork(widths, name="radial_mlp")(edges.radial.shape[-1], edges.radial.dtype)
     if isinstance(neighbors, Features):
         hidden = functools.partial(hidden_layers, layers[:-1])
-        summed = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, layers[-1], paths, l_max)
+        blocks = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, layers[-1], paths)
     else:
-        summed = convolve(neighbors, edges, lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, l_max)
-    blocks = dict(zip(natural_irreps(l_max), summed, strict=True))
-    message = IrrepsLinear(channels, name="linear")(blocks)
+        blocks = convolve(neighbors, edges, lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, irreps)
+    message = linear(options.message, options.channels, name="linear")(blocks)
     if not density:
         return message / options.avg_num_neighbors
-    return message / (1 + Density(name="density")(edges.radial))[:, None, None]
+    return message / (1 + Density(name="density")(edges))[:, None, None]
+
+
+def linear_up(options: Options) -> IrrepsLinear:
+    """The map from features to what is sent."""
+    return linear(irreps_of(options.sent), options.sent_channels)
 
 
 def factorises(sent: Features, species: Species) -> bool:
@@ -147,5 +165,6 @@ def factorises(sent: Features, species: Species) -> bool:
     return sent.of_elements and sent.values.shape[1] == 1 and species.table.shape[0] <= _MAX_FACTORISED_SPECIES
 
 
-def _split(h: Features, irreps: str) -> dict[str, jax.Array]:
-    return {name: h.values[:, part] for name, part in slices(irreps).items()}
+def of_atoms(h: Features, species: Species) -> jax.Array:
+    """Features of every atom [N, D, K]."""
+    return jnp.einsum("ns,smk->nmk", species.member, of_present(h.values, species)) if h.of_elements else h.values

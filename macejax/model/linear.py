@@ -28,39 +28,57 @@ def of_present(x: jax.Array, species: Species) -> jax.Array:
     return (one_hot @ x.reshape(x.shape[0], -1)).reshape(one_hot.shape[:1] + x.shape[1:])
 
 
-def degrees(irreps: str) -> list[tuple[str, int]]:
-    """Irreps of a feature [N, D, K] as (name, degree), in ascending degree, channels aside: "8x0e+8x1o" -> [("0e", 0), ("1o", 1)]."""
-    return sorted(((str(ir), ir.l) for _, ir in e3nn.Irreps(irreps)), key=lambda pair: pair[1])
+def irreps_of(irreps: str) -> tuple[str, ...]:
+    """Irreps of a feature [N, D, K] in the order of axis D, channels aside: "8x0e + 8x1o" -> ("0e", "1o")."""
+    return tuple(str(ir) for _, ir in e3nn.Irreps(irreps))
 
 
-def natural_irreps(l_max: int) -> list[str]:
-    """Names of the irreps of the spherical harmonics: 0e, 1o, 2e, ... l_max."""
-    return [f"{degree}{'eo'[degree % 2]}" for degree in range(l_max + 1)]
-
-
-def slices(irreps: str) -> dict[str, slice]:
+def slices(irreps: Sequence[str]) -> dict[str, slice]:
     """Where each irrep lies along axis D."""
     found, start = {}, 0
-    for name, degree in degrees(irreps):
-        found[name] = slice(start, start + 2 * degree + 1)
-        start += 2 * degree + 1
+    for irrep in irreps:
+        size = 2 * int(irrep[:-1]) + 1
+        found[irrep] = slice(start, start + size)
+        start += size
     return found
 
 
-class IrrepsLinear(nn.Module):
-    """One matrix per irrep, the same for all components and atoms (e3nn's Linear: weights scaled by 1/sqrt(fan in))."""
+def split(x: jax.Array, irreps: Sequence[str]) -> dict[str, jax.Array]:
+    """A feature [N, D, K] as {irrep: [N, 2l+1, K]}."""
+    return {irrep: x[:, part] for irrep, part in slices(irreps).items()}
 
-    channels: int
+
+class IrrepsLinear(nn.Module):
+    """One matrix per irrep, the same for all components and atoms (e3nn's Linear: weights scaled by 1/sqrt(fan in)).
+
+    Attributes:
+      widths: channels of every output irrep; in the order of axis D of the output.
+    """
+
+    widths: tuple[tuple[str, int], ...]
 
     @nn.compact
-    def __call__(self, blocks: dict[str, jax.Array]) -> jax.Array:
-        """Blocks {irrep: [N, 2l+1, K_in of that irrep]} in ascending degree -> [N, D, channels]."""
-        outputs = []
-        for irrep, x in blocks.items():
+    def blocks(self, blocks: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """{irrep: [N, 2l+1, K_in of that irrep]} -> {irrep: [N, 2l+1, K_out]}; an irrep that is not put in comes out as zeros."""
+        first, outputs = next(iter(blocks.values())), {}
+        for irrep, width in self.widths:
+            if irrep not in blocks:
+                outputs[irrep] = jnp.zeros((first.shape[0], 2 * int(irrep[:-1]) + 1, width), first.dtype)
+                continue
+            x = blocks[irrep]
             fan = x.shape[-1]
-            weight = self.param(irrep, nn.initializers.normal(1.0), (fan, self.channels), x.dtype)
-            outputs.append(x @ (weight / math.sqrt(fan)))
-        return jnp.concatenate(outputs, axis=1)
+            weight = self.param(irrep, nn.initializers.normal(1.0), (fan, width), x.dtype)
+            outputs[irrep] = x @ (weight / math.sqrt(fan))
+        return outputs
+
+    def __call__(self, blocks: dict[str, jax.Array]) -> jax.Array:
+        """As `blocks`, output irreps one after the other [N, D, K]: for widths that are all the same."""
+        return jnp.concatenate(list(self.blocks(blocks).values()), axis=1)
+
+
+def linear(irreps: Sequence[str], channels: int, name: str | None = None) -> IrrepsLinear:
+    """An IrrepsLinear that makes the same number of channels of every irrep."""
+    return IrrepsLinear(tuple((irrep, channels) for irrep in irreps), name=name)
 
 
 class SpeciesLinear(nn.Module):
@@ -71,7 +89,7 @@ class SpeciesLinear(nn.Module):
 
     num_elements: int
     channels: int
-    irreps: Sequence[str]  # outputs, ascending degree; irreps absent from the input give zeros
+    irreps: Sequence[str]  # outputs; irreps absent from the input give zeros
 
     @nn.compact
     def __call__(self, blocks: dict[str, jax.Array], species: Species, per_species: bool = False) -> jax.Array:

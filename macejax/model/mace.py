@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import jraph
@@ -14,10 +13,22 @@ import numpy as np
 from flax import linen as nn
 
 from macejax.config import ModelConfig
-from macejax.data.species import covalent_radii
-from macejax.model.coupling import convolution_paths
-from macejax.model.embedding import NodeEmbedding
-from macejax.model.geometry import rows, safe_norm, spherical_harmonics
+from macejax.model.architecture import (
+    block_names,
+    check_irreps,
+    correlations,
+    harmonics,
+    has_readout,
+    layer_irreps,
+    message_irreps,
+    num_channels,
+    sent_irreps,
+)
+from macejax.model.attention import RealAgnosticAttResidual
+from macejax.model.edges import make_edges, make_heads, make_species, repulsion
+from macejax.model.embedding import JointEmbedding, NodeEmbedding
+from macejax.model.geometry import rows
+from macejax.model.initial import example_graph, first_values
 from macejax.model.interaction import (
     Features,
     Options,
@@ -26,12 +37,12 @@ from macejax.model.interaction import (
     RealAgnosticDensityResidual,
     RealAgnosticResidual,
     factorises,
+    of_atoms,
 )
-from macejax.model.linear import Species, degrees, of_present
+from macejax.model.linear import Species
+from macejax.model.nonlinear import RealAgnosticResidualNonLinear
 from macejax.model.product import ProductBasis
-from macejax.model.radial import TRANSFORMS, bessel, polynomial_cutoff
-from macejax.model.readout import LinearReadout, NonLinearReadout
-from macejax.model.repulsion import zbl
+from macejax.model.readout import READOUTS, LinearReadout
 from macejax.ops.blocks import Gathered, block_size, map_energies
 from macejax.ops.convolution import Edges, bytes_per_atom
 from macejax.ops.gather import gather_neighbors
@@ -40,21 +51,37 @@ Block = Callable[..., nn.Module]
 
 # Every interaction block by name: a new variant is one file and one line here, and the conformance tests run over it.
 INTERACTIONS: dict[str, Block] = {
-    block.__name__: block for block in (RealAgnostic, RealAgnosticResidual, RealAgnosticDensity, RealAgnosticDensityResidual)
+    block.__name__: block
+    for block in (
+        RealAgnostic,
+        RealAgnosticResidual,
+        RealAgnosticDensity,
+        RealAgnosticDensityResidual,
+        RealAgnosticAttResidual,
+        RealAgnosticResidualNonLinear,
+    )
 }
 
 
 class Layer(NamedTuple):
-    """The modules of a layer."""
+    """The modules of a layer; without a readout it adds nothing to the energy."""
 
     interaction: nn.Module
     product: nn.Module
-    readout: nn.Module
+    readout: nn.Module | None
 
-    def __call__(self, neighbors: Any, h: Features, edges: Edges, species: Species) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, neighbors: Any, h: Features, edges: Edges, species: Species, heads: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Features [N, D, K] and energies [N]."""
         values = self.product(*self.interaction(neighbors, h, edges, species), species)
-        return values, self.readout(values)
+        return values, None if self.readout is None else self.readout(values, heads)
+
+
+class Layers(NamedTuple):
+    """What the layers of a model give."""
+
+    features: list[jax.Array]  # of each layer, [N, D, K]
+    energies: list[jax.Array]  # of each layer that has a readout, [N]
+    embedded: jax.Array | None  # energies [N] that do not depend on the structure, where there is an embedding readout
 
 
 class Model(NamedTuple):
@@ -85,77 +112,117 @@ class MACE(nn.Module):
           vectors: edge vectors [N, M, 3] (Angstrom), `geometry.edge_vectors(graph)`.
           graph: batch in row form; positions and cell are not read.
         """
-        return jnp.sum(self.contributions(vectors, graph), axis=-1)
+        contributions, embedded = self._energies(vectors, graph)
+        energies = self._scaled(jnp.sum(contributions, axis=-1), graph)
+        return jnp.where(graph.nodes["mask"], energies if embedded is None else energies + embedded, 0)
 
     def contributions(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
-        """What each layer adds to every atom's energy, [N, layers] (eV); before them, where the model has it, the repulsion of nuclei."""
-        _, energies = self._layers(vectors, graph)
-        if self.config.pair_repulsion:
-            energies = [_repulsion(vectors, graph, self.config), *energies]
-        return jnp.where(graph.nodes["mask"][:, None], jnp.stack(energies, axis=-1), 0)
+        """What each readout adds to every atom's energy, [N, readouts] (eV), before scale and shift; before them, where the model has it,
+        the repulsion of nuclei.
+        """
+        return self._energies(vectors, graph)[0]
 
     def features(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> list[jax.Array]:
         """Node features of every layer, [N, D, K], irreps in ascending degree (`layer_irreps`)."""
-        return self._layers(vectors, graph, energies_alone=False)[0]
+        return self._layers(vectors, graph, energies_alone=False).features
+
+    def _scaled(self, energies: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+        """Energies [N] after scale and shift, which this class has not."""
+        del graph
+        return energies
+
+    def _energies(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> tuple[jax.Array, jax.Array | None]:
+        layers = self._layers(vectors, graph)
+        energies = [repulsion(vectors, graph, self.config)] * self.config.pair_repulsion + layers.energies
+        return jnp.where(graph.nodes["mask"][:, None], jnp.stack(energies, axis=-1), 0), layers.embedded
 
     @nn.compact
-    def _layers(self, vectors: jax.Array, graph: jraph.GraphsTuple, energies_alone: bool = True) -> tuple[list[jax.Array], list[jax.Array]]:
+    def _layers(self, vectors: jax.Array, graph: jraph.GraphsTuple, energies_alone: bool = True) -> Layers:
         """Features and energies of every layer; with `energies_alone`, the last layer makes no features where that is faster."""
         config = self.config
         # Traced under this precision, products and their derivatives keep it: the default is TF32 on recent GPUs and bfloat16 on TPUs.
         precision = self.matmul_precision if vectors.dtype == jnp.float32 else "highest"
         with jax.default_matmul_precision(precision):
-            edges, species = _edges(vectors, graph, config), _species(graph, vectors.dtype)
+            edges, species = make_edges(vectors, graph, config), make_species(graph, vectors.dtype)
+            heads = make_heads(graph, len(config.heads), vectors.dtype)
             senders, reverse = rows(graph.senders, graph), graph.edges["reverse"]
-            irreps = layer_irreps(config)
-            channels, num_elements = e3nn.Irreps(config.hidden_irreps)[0].mul, len(config.elements)
-            options = Options(num_elements, channels, config.l_max, config.radial_mlp, config.avg_num_neighbors)
-            embedding = NodeEmbedding(num_elements, channels, name="node_embedding")(vectors.dtype)
-            h, irreps_in = Features(embedding, of_elements=True), f"{channels}x0e"
-            features, energies = [], []
-            for t, irreps_out in enumerate(irreps):
-                correlation = config.correlation if isinstance(config.correlation, int) else config.correlation[t]
-                product = ProductBasis(
-                    irreps_out, num_elements, channels, config.l_max, correlation, config.contraction_basis, name=f"product_{t}"
-                )
-                layer = Layer(self._block(t)(irreps_in, irreps_out, options, name=f"interaction_{t}"), product, self._readout(t))
+            h, embedded = self._embed(graph, species, heads, vectors.dtype)
+            features: list[jax.Array] = []
+            energies: list[jax.Array] = []
+            last = config.num_interactions - 1
+            for t in range(config.num_interactions):
+                layer, options = self._layer(t), self._options(t)
                 sent = layer.interaction.send(h)
-                if t > 0 and t == len(irreps) - 1 and energies_alone and not self.is_initializing():
-                    paths = convolution_paths(irreps_in, config.l_max)
-                    size = block_size(bytes_per_atom(senders.shape[1], channels, paths, vectors.dtype), len(senders))
-                    energies.append(_map_layer(layer, Gathered(sent.values, senders, reverse), h, edges, species, size))
-                else:
-                    neighbors: jax.Array | Features = sent
-                    if not factorises(sent, species):
-                        values = sent.values
-                        if h.of_elements:
-                            values = jnp.einsum("ns,smk->nmk", species.member, of_present(values, species))
-                        neighbors = gather_neighbors(values, senders, reverse)
-                    values, energy = layer(neighbors, h, edges, species)
-                    energies.append(energy)
-                    features.append(values)
-                    h, irreps_in = Features(values, of_elements=False), irreps_out
-            return features, energies
+                if 0 < t == last and energies_alone and not self.is_initializing():
+                    size = block_size(bytes_per_atom(senders.shape[1], options.sent_channels, options.paths, vectors.dtype), len(senders))
+                    gathered = Gathered(sent.values, senders, reverse)
+                    energies.append(_map_layer(layer, gathered, h, edges, species, heads, size))
+                    continue
+                neighbors = sent if factorises(sent, species) else gather_neighbors(of_atoms(sent, species), senders, reverse)
+                values, energy = layer(neighbors, h, edges, species, heads)
+                energies += [] if energy is None else [energy]
+                features.append(values)
+                h = Features(values, of_elements=False)
+            return Layers(features, energies, embedded)
 
-    def _block(self, layer: int) -> Block:
-        if layer == 0:
-            return self.interaction_first or INTERACTIONS[self.config.interaction_first]
-        return self.interaction or INTERACTIONS[self.config.interaction]
+    def _embed(self, graph: jraph.GraphsTuple, species: Species, heads: jax.Array, dtype: jnp.dtype) -> tuple[Features, jax.Array | None]:
+        """The first features, and the energy that the embedding readout gives them."""
+        config, channels = self.config, num_channels(self.config)
+        h = Features(NodeEmbedding(len(config.elements), channels, name="node_embedding")(dtype), of_elements=True)
+        if not config.joint_embedding:
+            return h, None
+        joint = JointEmbedding(config.joint_embedding, channels, name="joint_embedding")(graph, dtype)
+        h = Features(of_atoms(h, species) + joint[:, None], of_elements=False)
+        if not config.embedding_readout:
+            return h, None
+        return h, LinearReadout(len(config.heads), name="embedding_readout")(h.values, heads)
 
-    def _readout(self, layer: int) -> nn.Module:
-        last = layer == self.config.num_interactions - 1
-        if last and layer > 0:
-            return NonLinearReadout(self.config.readout_irreps, self.config.gate, name=f"readout_{layer}")
-        return LinearReadout(name=f"readout_{layer}")
+    def _layer(self, t: int) -> Layer:
+        config, options = self.config, self._options(t)
+        irreps_out, own = layer_irreps(config)[t], self.interaction if t else self.interaction_first
+        irreps_in = layer_irreps(config)[t - 1] if t else f"{options.channels}x0e"
+        block = own or INTERACTIONS[block_names(config)[t]]
+        product = ProductBasis(
+            irreps_out,
+            options.num_elements,
+            options.channels,
+            options.message,
+            correlations(config)[t],
+            config.contraction_basis,
+            config.agnostic_product,
+            name=f"product_{t}",
+        )
+        readout, heads = None, len(config.heads)
+        if has_readout(config, t):
+            if 0 < t == config.num_interactions - 1:
+                readout = READOUTS[config.readout](config.readout_irreps, config.gate, heads, name=f"readout_{t}")
+            else:
+                readout = LinearReadout(heads, name=f"readout_{t}")
+        return Layer(block(irreps_in, irreps_out, options, name=f"interaction_{t}"), product, readout)
+
+    def _options(self, t: int) -> Options:
+        config = self.config
+        return Options(
+            num_elements=len(config.elements),
+            channels=num_channels(config),
+            harmonics=harmonics(config),
+            message=message_irreps(config, t),
+            sent=sent_irreps(config, t),
+            radial_mlp=config.radial_mlp,
+            avg_num_neighbors=config.avg_num_neighbors,
+        )
 
 
 class ScaleShiftMACE(MACE):
-    """MACE whose summed readouts are scaled and shifted: atom energy = scale * sum of readouts + shift."""
+    """MACE whose summed readouts are scaled and shifted: atom energy = scale * sum of readouts + shift, each head with its own."""
 
-    def __call__(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
-        """As `MACE.__call__`."""
-        energies = self.config.scale * jnp.sum(self.contributions(vectors, graph), axis=-1) + self.config.shift
-        return jnp.where(graph.nodes["mask"], energies, 0)
+    def _scaled(self, energies: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+        config = self.config
+        if len(config.heads) == 1:
+            return config.scales[0] * energies + config.shifts[0]
+        heads = make_heads(graph, len(config.heads), energies.dtype)
+        scale, shift = (heads @ jnp.asarray(values, energies.dtype) for values in (config.scales, config.shifts))
+        return scale * energies + shift
 
 
 def build(
@@ -176,7 +243,7 @@ def build(
     for name, own in ((config.interaction_first, interaction_first), (config.interaction, interaction)):
         if own is None and name not in INTERACTIONS:
             raise ValueError(f"no interaction block is called {name!r}: choose from {', '.join(INTERACTIONS)}.")
-    _check_irreps(config)
+    check_irreps(config)
     with jax.default_matmul_precision(matmul_precision):  # ValueError where there is none of that name
         pass
     kind = ScaleShiftMACE if config.model == "ScaleShiftMACE" else MACE
@@ -188,24 +255,14 @@ def init_model(config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.float
 
     Here one draw serves all parameters: one per parameter takes ten seconds to compile.
     """
-    shapes, tree = jax.tree.flatten_with_path(parameter_shapes(config))
-    sizes = [leaf.size for _, leaf in shapes]
-    parts = jnp.split(jax.random.normal(key, (sum(sizes),), dtype), np.cumsum(sizes)[:-1])
-    # All are standard normal, but for the product basis, whose weights are divided by the number of paths.
-    divisors = [leaf.shape[1] if any(getattr(step, "key", None) == "contraction" for step in path) else 1 for path, leaf in shapes]
-    leaves = [part.reshape(leaf.shape) / divisor for part, (_, leaf), divisor in zip(parts, shapes, divisors, strict=True)]
-    return Model(config, jax.tree.unflatten(tree, leaves))
-
-
-def layer_irreps(config: ModelConfig) -> list[str]:
-    """Irreps of the features that each layer makes: hidden irreps, and scalars alone in the last."""
-    scalars = f"{e3nn.Irreps(config.hidden_irreps)[0].mul}x0e"
-    return [config.hidden_irreps] * (config.num_interactions - 1) + [scalars]
+    return Model(config, first_values(parameter_shapes(config), key, dtype))
 
 
 def parameter_shapes(config: ModelConfig) -> Any:
     """Tree of the parameters as jax.ShapeDtypeStruct, without computing any."""
-    return jax.eval_shape(build(config).init, jax.random.key(0), jnp.zeros((1, 4, 3), jnp.float32), _example_graph(np.dtype(np.float32)))
+    return jax.eval_shape(
+        build(config).init, jax.random.key(0), jnp.zeros((1, 4, 3), jnp.float32), example_graph(config, np.dtype(np.float32))
+    )
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -213,77 +270,17 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
-def _edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> Edges:
-    mask = rows(graph.edges["mask"], graph)
-    # Beyond the cutoff, where radial functions vanish with their derivatives; the harmonics are masked too, for blocks whose radial part
-    # does not.
-    harmless = jnp.asarray([0.0, 0.0, 2 * config.cutoff], vectors.dtype)
-    vectors = jnp.where(mask[..., None], -vectors, harmless)  # MACE's vectors point from sender to receiver
-    lengths = safe_norm(vectors)
-    distances = lengths
-    if config.distance_transform != "none":
-        distances = TRANSFORMS[config.distance_transform](lengths, sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype)))
-    harmonics = jnp.where(mask[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
-    cutoff = polynomial_cutoff(lengths, config.cutoff, config.cutoff_power)
-    radial = bessel(distances, config.num_bessel, config.cutoff) * cutoff[..., None]
-    return Edges(harmonics, radial, graph.nodes["slot"][rows(graph.senders, graph)])
-
-
-def _repulsion(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> jax.Array:
-    """ZBL energy of every atom [N]."""
-    radii = sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype))
-    numbers = _of_pairs(np.array(config.elements, np.float64), graph, vectors.dtype)
-    pairs = zbl(safe_norm(vectors), *numbers, radii, config.cutoff_power)
-    return jnp.sum(jnp.where(rows(graph.edges["mask"], graph), pairs, 0), axis=1)
-
-
-def _of_pairs(values: np.ndarray, graph: jraph.GraphsTuple, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-    """Values [Z] of the elements of receiver [N, 1] and sender [N, M] of every slot."""
-    of_atoms = jnp.asarray(values, dtype)[graph.nodes["species"]]
-    return of_atoms[:, None], of_atoms[rows(graph.senders, graph)]
-
-
-def _map_layer(layer: Layer, neighbors: Gathered, h: Features, edges: Edges, species: Species, size: int) -> jax.Array:
+def _map_layer(layer: Layer, neighbors: Gathered, h: Features, edges: Edges, species: Species, heads: jax.Array, size: int) -> jax.Array:
     """Energies of a layer, block by block."""
-    params = [module.variables["params"] for module in layer]
-    unbound = [module.clone(parent=None) for module in layer]
+    modules: Sequence[Any] = layer
+    params = [module.variables["params"] for module in modules]
+    unbound = [module.clone(parent=None) for module in modules]
 
     def energies(params: tuple[Any, jax.Array], neighbors: jax.Array, arrays: tuple[Any, ...]) -> jax.Array:
-        (weights, table), (values, edges, member) = params, arrays
+        (weights, table), (values, edges, member, heads) = params, arrays
         interaction, product, readout = (functools.partial(m.apply, {"params": w}) for m, w in zip(unbound, weights, strict=True))
         species = Species(table, member)
-        return Layer(interaction, product, readout)(neighbors, Features(values, of_elements=False), edges, species)[1]
+        found = Layer(interaction, product, readout)(neighbors, Features(values, of_elements=False), edges, species, heads)
+        return found[1]
 
-    return map_energies(energies, (params, species.table), neighbors, (h.values, edges, species.member), size)
-
-
-def _species(graph: jraph.GraphsTuple, dtype: jnp.dtype) -> Species:
-    table = graph.globals["species_table"]
-    return Species(table, (graph.nodes["slot"][:, None] == jnp.arange(table.shape[0], dtype=jnp.int32)).astype(dtype))
-
-
-def _check_irreps(config: ModelConfig) -> None:
-    hidden = e3nn.Irreps(config.hidden_irreps)
-    names = [name for name, _ in degrees(config.hidden_irreps)]
-    if len({mul for mul, _ in hidden}) != 1 or len(set(names)) != len(names):
-        raise ValueError(f"hidden_irreps {config.hidden_irreps!r} must have every irrep once, all with the same number of channels.")
-    if any(ir.p != (-1) ** ir.l for _, ir in hidden) or "0e" not in names:
-        raise ValueError(f"hidden_irreps {config.hidden_irreps!r} must have natural parity (0e, 1o, 2e, ...) and contain 0e.")
-    if max(ir.l for _, ir in hidden) > config.l_max:
-        raise ValueError(f"hidden_irreps {config.hidden_irreps!r} reach beyond l_max {config.l_max}: raise l_max or lower the irreps.")
-    readout = e3nn.Irreps(config.readout_irreps)
-    if readout.count("0e") != readout.dim or readout.dim == 0:
-        raise ValueError(f"readout_irreps {config.readout_irreps!r} must be scalars, such as 16x0e.")
-
-
-def _example_graph(dtype: np.dtype) -> jraph.GraphsTuple:
-    """The smallest batch: one atom without neighbours. Parameter shapes do not depend on it."""
-    return jraph.GraphsTuple(
-        nodes={"species": np.zeros(1, np.int32), "slot": np.zeros(1, np.int32), "graph": np.zeros(1, np.int32), "mask": np.ones(1, bool)},
-        edges={"shift": np.zeros((4, 3), np.int32), "mask": np.zeros(4, bool), "reverse": np.arange(4, dtype=np.int32)},
-        senders=np.zeros(4, np.int32),
-        receivers=np.zeros(4, np.int32),
-        globals={"species_table": np.zeros(1, np.int32), "cell": np.eye(3, dtype=dtype)[None]},
-        n_node=np.ones(1, np.int32),
-        n_edge=np.full(1, 4, np.int32),
-    )
+    return map_energies(energies, (params, species.table), neighbors, (h.values, edges, species.member, heads), size)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from macejax.model.coupling import polynomials
-from macejax.model.linear import IrrepsLinear, Species, degrees, of_present, slices
+from macejax.model.linear import Species, irreps_of, linear, of_present, split
 from macejax.ops.contraction import contract
 
 
@@ -19,25 +19,32 @@ class ProductBasis(nn.Module):
 
     Attributes:
       irreps_out: irreps of the features.
+      message: irreps of the message.
       basis: "full" holds a weight for every coupling tree, as mace-torch; "reduced" for every independent polynomial. The computation is
       the same.
+      agnostic: all elements have the same weights.
     """
 
     irreps_out: str
     num_elements: int
     channels: int
-    l_max: int
+    message: tuple[str, ...]
     correlation: int
     basis: str
+    agnostic: bool = False
 
     @nn.compact
     def __call__(self, message: jax.Array, skip: jax.Array | None, species: Species) -> jax.Array:
-        """Message [N, (l_max + 1)^2, K] and skip [N, D, K] or None -> features [N, D, K]."""
-        names = [name for name, _ in degrees(self.irreps_out)]
-        weights = Weights(names, self.num_elements, self.channels, self.l_max, self.correlation, self.basis, name="contraction")
-        basis = [{nu: polynomials(self.l_max, nu, name).reduced for nu in range(1, self.correlation + 1)} for name in names]
+        """Message [N, D of the message, K] and skip [N, D, K] or None -> features [N, D, K]."""
+        irreps = irreps_of(self.irreps_out)
+        num_elements = 1 if self.agnostic else self.num_elements
+        if self.agnostic:
+            member = species.member
+            species = Species(jnp.zeros_like(species.table[:1]), jnp.ones((member.shape[0], 1), member.dtype))
+        weights = Weights(irreps, num_elements, self.channels, self.message, self.correlation, self.basis, name="contraction")
+        basis = [{nu: polynomials(self.message, nu, irrep).reduced for nu in range(1, self.correlation + 1)} for irrep in irreps]
         x = contract(message, weights(species, message.dtype), species.member, basis)
-        out = IrrepsLinear(self.channels, name="linear")({name: x[:, part] for name, part in slices(self.irreps_out).items()})
+        out = linear(irreps, self.channels, name="linear")(split(x, irreps))
         return out if skip is None else out + skip
 
 
@@ -47,7 +54,7 @@ class Weights(nn.Module):
     names: Sequence[str]
     num_elements: int
     channels: int
-    l_max: int
+    message: tuple[str, ...]
     correlation: int
     basis: str
 
@@ -57,7 +64,7 @@ class Weights(nn.Module):
         return [self._of_irrep(name, species, dtype) for name in self.names]
 
     def _of_irrep(self, name: str, species: Species, dtype: jnp.dtype) -> jax.Array:
-        projections = {str(nu): polynomials(self.l_max, nu, name).projection for nu in range(1, self.correlation + 1)}
+        projections = {str(nu): polynomials(self.message, nu, name).projection for nu in range(1, self.correlation + 1)}
         full = self.basis == "full"
         counts = {nu: projection.shape[0 if full else 1] for nu, projection in projections.items()}
 

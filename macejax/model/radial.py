@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 # 1 / sqrt(E[f(x)^2]), x standard normal, as e3nn 0.4.4 estimated them from one million samples: weights of mace-torch expect these digits.
 SILU_SCALE = 1.6791767923989418
 TANH_SCALE = 1.5937334472592695
+SIGMOID_SCALE = 1.8467055342154763
 ABS_SCALE = 1.001110600838467
 AGNESI = {"q": 0.9183, "p": 4.5791, "a": 1.0805}
 SOFT = {"alpha": 4.0}
 # Below this argument sin(x) / x is its Taylor series. The quotient's derivatives lose digits there, for they are differences of 1 / x^n.
 _SERIES_BELOW = 1.0
+_NORM_EPSILON = 1e-5
 _SERIES_TERMS = 10  # the next one, x^22 / 23!, is beneath float64
 
 
@@ -26,6 +30,25 @@ def bessel(lengths: jax.Array, num: int, cutoff: float) -> jax.Array:
     """
     frequency = jnp.asarray([n * math.pi / cutoff for n in range(1, num + 1)], lengths.dtype)
     return math.sqrt(2 / cutoff) * frequency * _sinc(frequency * lengths[..., None])
+
+
+def gaussian(lengths: jax.Array, num: int, cutoff: float) -> jax.Array:
+    """exp(-((r - mu) / w)^2 / 2) for `num` centres mu from 0 to the cutoff, w apart, [..., num]."""
+    centres = jnp.asarray(np.linspace(0.0, cutoff, num), lengths.dtype)
+    return jnp.exp(-(((lengths[..., None] - centres) * ((num - 1) / cutoff)) ** 2) / 2)
+
+
+def chebyshev(lengths: jax.Array, num: int, cutoff: float) -> jax.Array:
+    """Chebyshev polynomials T_n(r), n = 1 ... num, of the distance as it is (Angstrom), as mace-torch has them, [..., num]."""
+    del cutoff
+    before, values = jnp.ones_like(lengths), [lengths]
+    while len(values) < num:
+        before, now = values[-1], 2 * lengths * values[-1] - before
+        values.append(now)
+    return jnp.stack(values, axis=-1)
+
+
+BASES = {"bessel": bessel, "gaussian": gaussian, "chebyshev": chebyshev}
 
 
 def polynomial_cutoff(lengths: jax.Array, cutoff: float | jax.Array, power: int) -> jax.Array:
@@ -80,6 +103,60 @@ def hidden_layers(weights: Sequence[jax.Array], x: jax.Array) -> jax.Array:
     for weight in weights:
         x = jax.nn.silu(x @ weight) * SILU_SCALE
     return x
+
+
+class NormedLayer(NamedTuple):
+    """An affine map and, but for the last layer, the normalisation after it."""
+
+    weight: jax.Array  # [inputs, width]
+    bias: jax.Array  # [width]
+    scale: jax.Array | None
+    offset: jax.Array | None
+
+
+class NormedNetwork(nn.Module):
+    """Affine layers, layer normalisation and silu between them: mace-torch's RadialMLP, initialised as torch does.
+
+    Attributes:
+      widths: hidden widths, then the output width.
+    """
+
+    widths: Sequence[int]
+
+    @nn.compact
+    def __call__(self, num_inputs: int, dtype: jnp.dtype) -> tuple[NormedLayer, ...]:
+        """The layers, to be applied by `normed_layers` (an operation applies them block by block)."""
+        fans, layers = (num_inputs, *self.widths[:-1]), []
+        for i, (fan, width) in enumerate(zip(fans, self.widths, strict=True)):
+            weight = self.param(f"weight{i}", torch_uniform(fan), (fan, width), dtype)
+            bias = self.param(f"bias{i}", torch_uniform(fan), (width,), dtype)
+            scale = offset = None
+            if i < len(self.widths) - 1:
+                scale = self.param(f"scale{i}", nn.initializers.ones, (width,), dtype)
+                offset = self.param(f"offset{i}", nn.initializers.zeros, (width,), dtype)
+            layers.append(NormedLayer(weight, bias, scale, offset))
+        return tuple(layers)
+
+
+def normed_layers(layers: Sequence[NormedLayer], x: jax.Array) -> jax.Array:
+    """[..., inputs] through layers that each end in normalisation and silu, and a 1 after the last: [..., width + 1]."""
+    for layer in layers:
+        x = x @ layer.weight + layer.bias
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + _NORM_EPSILON)
+        x = jax.nn.silu(normed * layer.scale + layer.offset)
+    return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+
+
+def affine_matrix(layer: NormedLayer) -> jax.Array:
+    """An affine map as the matrix [inputs + 1, width] that acts on inputs followed by a 1."""
+    return jnp.concatenate([layer.weight, layer.bias[None]])
+
+
+def torch_uniform(fan: int) -> nn.initializers.Initializer:
+    """Uniform between -1 / sqrt(fan in) and 1 / sqrt(fan in): torch's own choice for weights and biases of an affine map."""
+    bound = 1 / math.sqrt(fan)
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _sinc(x: jax.Array) -> jax.Array:

@@ -46,48 +46,53 @@ class Path(NamedTuple):
 class Edges(NamedTuple):
     """What every layer needs of the edges."""
 
-    harmonics: jax.Array  # [N, M, (l_max + 1)^2], component normalisation, 0 on padding
-    radial: jax.Array  # [N, M, number of radial functions], times the cutoff
+    harmonics: jax.Array  # [N, M, (l_max + 1)^2], component normalisation, 0 on padding; times the cutoff where `radial` is not
+    radial: jax.Array  # [N, M, number of radial functions], times the cutoff unless the model has that applied later
     slot: jax.Array  # [N, M] place of the sender's species in the species table
 
 
 RadialNetwork = Callable[[jax.Array], jax.Array]
 
 
-def convolve(neighbors: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: Sequence[Path], l_max: int) -> tuple[jax.Array, ...]:
+def convolve(
+    neighbors: jax.Array, edges: Edges, radial_network: RadialNetwork, paths: Sequence[Path], irreps: Sequence[str]
+) -> dict[str, jax.Array]:
     """Messages of arbitrary neighbour features.
 
     Args:
-      neighbors: feature of the sender of every slot [N, M, D, K], irreps in ascending degree.
+      neighbors: feature of the sender of every slot [N, M, D, K].
       edges: see `Edges`.
       radial_network: [..., radial functions] -> [..., P * K], path-major.
-      paths: couplings in the order of the network's columns .
-      l_max: highest degree of the harmonics.
+      paths: couplings in the order of the network's columns, those of equal output next to each other.
+      irreps: of the D components of a feature, in their order.
 
     Returns:
-      for each output irrep in ascending degree, [N, 2l+1, number of its paths * K], path-major.
+      output irrep -> [N, 2l+1, number of its paths * K], path-major; irreps in the order of the paths.
     """
     channels = neighbors.shape[-1]
     num_paths = len(paths)
-    products, couplings, rows = _product_table(paths, l_max), _coupling_table(paths, l_max), _message_rows(paths, l_max)
+    outputs = tuple(dict.fromkeys(path.out for path in paths))
+    products, couplings, rows = _product_table(paths, irreps), _coupling_table(paths), _message_rows(paths, irreps)
 
     def block(radial: jax.Array, harmonics: jax.Array, neighbors: jax.Array) -> tuple[jax.Array, ...]:
         atoms, slots = radial.shape[:2]
         weights = radial_network(radial).reshape(atoms, slots, num_paths, channels)
         if kernels_run():
             found = sum_neighbors(tuple(itertools.chain(*rows)), weights, harmonics, neighbors)
-            ends = np.cumsum([len(degree) for degree in rows])[:-1].tolist()
-            return tuple(part.reshape(atoms, 2 * degree + 1, -1) for degree, part in enumerate(jnp.split(found, ends, axis=1)))
+            ends = np.cumsum([len(output) for output in rows])[:-1].tolist()
+            return tuple(
+                part.reshape(atoms, 2 * _degree(out) + 1, -1) for out, part in zip(outputs, jnp.split(found, ends, 1), strict=True)
+            )
         transposed = jnp.swapaxes(harmonics, 1, 2)  # [B, lm, M]: the layout in which XLA:CPU has a fast batched product
         summed = []
         for l1, product in enumerate(polynomial(products, weights, neighbors)):  # [B, M, sum of (2 l2 + 1), K]
             total = _sum_slots(transposed[:, l1**2 : (l1 + 1) ** 2], product.reshape(atoms, slots, -1))
             summed.append(total.reshape(atoms, -1, channels))
         messages = polynomial(couplings, *summed)
-        return tuple(message.reshape(atoms, 2 * degree + 1, -1) for degree, message in enumerate(messages))
+        return tuple(message.reshape(atoms, 2 * _degree(out) + 1, -1) for out, message in zip(outputs, messages, strict=True))
 
     size = block_size(bytes_per_atom(neighbors.shape[1], channels, paths, neighbors.dtype), neighbors.shape[0])
-    return map_blocks(block, (edges.radial, edges.harmonics, neighbors), size)
+    return dict(zip(outputs, map_blocks(block, (edges.radial, edges.harmonics, neighbors), size), strict=True))
 
 
 def bytes_per_atom(slots: int, channels: int, paths: Sequence[Path], dtype: jnp.dtype) -> int:
@@ -95,9 +100,9 @@ def bytes_per_atom(slots: int, channels: int, paths: Sequence[Path], dtype: jnp.
     return slots * channels * sum(2 + 2 * _degree(path.node) for path in paths) * jnp.dtype(dtype).itemsize
 
 
-def _product_table(paths: Sequence[Path], l_max: int) -> Table:
+def _product_table(paths: Sequence[Path], irreps: Sequence[str]) -> Table:
     """(weights [P], neighbour features [D]) -> for each degree of the harmonics, the products of its paths."""
-    offsets = _offsets(paths)
+    offsets = _offsets(irreps)
     return Table(
         [
             [(1.0, ((0, p), (1, row)))]
@@ -105,13 +110,13 @@ def _product_table(paths: Sequence[Path], l_max: int) -> Table:
             if _degree(path.harmonic) == l1
             for row in range(offsets[path.node].start, offsets[path.node].stop)
         ]
-        for l1 in range(l_max + 1)
+        for l1 in range(_num_harmonics(paths))
     )
 
 
-def _coupling_table(paths: Sequence[Path], l_max: int) -> Table:
-    """Sums over neighbours of each degree of the harmonics, rows (m1, product) -> for each output degree, rows (m3, path)."""
-    place, width = {}, [0] * (l_max + 1)
+def _coupling_table(paths: Sequence[Path]) -> Table:
+    """Sums over neighbours of each degree of the harmonics, rows (m1, product) -> for each output, rows (m3, path)."""
+    place, width = {}, [0] * _num_harmonics(paths)
     for p, path in enumerate(paths):
         l1 = _degree(path.harmonic)
         place[p] = width[l1]
@@ -124,26 +129,24 @@ def _coupling_table(paths: Sequence[Path], l_max: int) -> Table:
             for m1, m2 in np.argwhere(np.abs(coefficients) > _ZERO).tolist()
         ]
 
-    by_degree = [[p for p, path in enumerate(paths) if _degree(path.out) == degree] for degree in range(l_max + 1)]
-    return Table([terms(p, m3) for m3 in range(2 * degree + 1) for p in found] for degree, found in enumerate(by_degree))
+    return Table([terms(p, m3) for m3 in range(2 * _degree(out) + 1) for p in found] for out, found in _by_output(paths).items())
 
 
-def _message_rows(paths: Sequence[Path], l_max: int) -> list[list[Terms]]:
-    """For each output degree, the terms of its rows (m3, path): `sum_neighbors`."""
-    offsets = _offsets(paths)
+def _message_rows(paths: Sequence[Path], irreps: Sequence[str]) -> list[list[Terms]]:
+    """For each output, the terms of its rows (m3, path): `sum_neighbors`."""
+    offsets = _offsets(irreps)
 
     def terms(p: int, m3: int) -> Terms:
         coefficients, first = paths[p].coefficients[m3], _degree(paths[p].harmonic) ** 2
         found = np.argwhere(np.abs(coefficients) > _ZERO).tolist()
         return tuple((p, first + m1, offsets[paths[p].node].start + m2, float(coefficients[m1, m2])) for m1, m2 in found)
 
-    by_degree = [[p for p, path in enumerate(paths) if _degree(path.out) == degree] for degree in range(l_max + 1)]
-    return [[terms(p, m3) for m3 in range(2 * degree + 1) for p in found] for degree, found in enumerate(by_degree)]
+    return [[terms(p, m3) for m3 in range(2 * _degree(out) + 1) for p in found] for out, found in _by_output(paths).items()]
 
 
 def convolve_species(
-    table: jax.Array, edges: Edges, hidden_network: RadialNetwork, last: jax.Array, paths: Sequence[Path], l_max: int
-) -> tuple[jax.Array, ...]:
+    table: jax.Array, edges: Edges, hidden_network: RadialNetwork, last: jax.Array, paths: Sequence[Path]
+) -> dict[str, jax.Array]:
     """The same messages where the neighbour's feature is scalar and depends on its species alone, as in the first layer.
 
     With h[j] = table[slot_j] and R = hidden_network(radial) @ last, the sum over neighbours runs over the few hidden radial functions and
@@ -154,7 +157,7 @@ def convolve_species(
       edges: see `Edges`.
       hidden_network: [..., radial functions] -> [..., H], the radial network without its last layer.
       last: last layer [H, P * K].
-      paths, l_max: as in `convolve`; every path has a scalar node irrep.
+      paths: as in `convolve`; every one has a scalar node irrep.
 
     Returns:
       as `convolve`.
@@ -173,13 +176,13 @@ def convolve_species(
             l1 = _degree(path.harmonic)
             mixed = jnp.matmul(summed[:, :, l1**2 : (l1 + 1) ** 2], weights[:, p])  # [B, S, 2 l1 + 1, K]
             messages.append(jnp.sum(mixed * table[:, None], axis=1) * float(path.coefficients[0, 0, 0]))
-        return _join(messages, paths, l_max)
+        return tuple(jnp.concatenate([messages[p] for p in found], axis=-1) for found in _by_output(paths).values())
 
-    columns = num_species * (l_max + 1) ** 2
+    columns = num_species * edges.harmonics.shape[-1]
     hidden_width = last.shape[0]
     per_slot = edges.radial.shape[1] * (columns + 4 * hidden_width)
     size = block_size((per_slot + columns * (hidden_width + channels)) * table.dtype.itemsize, edges.slot.shape[0])
-    return map_blocks(block, (edges.radial, edges.harmonics, edges.slot), size)
+    return dict(zip(_by_output(paths), map_blocks(block, (edges.radial, edges.harmonics, edges.slot), size), strict=True))
 
 
 def _sum_slots(harmonics: jax.Array, features: jax.Array) -> jax.Array:
@@ -197,17 +200,22 @@ def _degree(irrep: str) -> int:
     return int(irrep[:-1])
 
 
-def _offsets(paths: Sequence[Path]) -> dict[str, slice]:
-    """Where each node irrep lies in a feature: ascending degree."""
+def _num_harmonics(paths: Sequence[Path]) -> int:
+    return 1 + max(_degree(path.harmonic) for path in paths)
+
+
+def _by_output(paths: Sequence[Path]) -> dict[str, list[int]]:
+    """Output irrep -> its paths; irreps in the order of the paths."""
+    found: dict[str, list[int]] = {}
+    for p, path in enumerate(paths):
+        found.setdefault(path.out, []).append(p)
+    return found
+
+
+def _offsets(irreps: Sequence[str]) -> dict[str, slice]:
+    """Where each irrep lies in a feature."""
     offsets, start = {}, 0
-    for irrep in sorted({path.node for path in paths}, key=_degree):
+    for irrep in irreps:
         offsets[irrep] = slice(start, start + 2 * _degree(irrep) + 1)
         start += 2 * _degree(irrep) + 1
     return offsets
-
-
-def _join(messages: Sequence[jax.Array], paths: Sequence[Path], l_max: int) -> tuple[jax.Array, ...]:
-    outputs = []
-    for degree in range(l_max + 1):
-        outputs.append(jnp.concatenate([m for m, path in zip(messages, paths, strict=True) if _degree(path.out) == degree], axis=-1))
-    return tuple(outputs)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from os import PathLike
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -17,12 +18,14 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from macejax.data.batch import Capacity
+from macejax.data.inputs import OWN
 from macejax.data.structure import Structure, check, volume
 from macejax.model.geometry import edge_vectors
-from macejax.model.linear import slices
+from macejax.model.heads import select_head
+from macejax.model.linear import irreps_of, slices
 from macejax.model.mace import MACE, Model, build, layer_irreps
 from macejax.potential import Prediction, SiteEnergy, assemble, atomic_virials, edge_gradient, hessian
-from macejax.simulate.verlet import VerletList, lasts, make_list, move
+from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs
 
 
 class Calculator(AseCalculator):
@@ -40,6 +43,12 @@ class Calculator(AseCalculator):
       skin: the neighbour list reaches this much (Angstrom) beyond the cutoff and is kept until atoms or cell have moved so far that it
         could miss an edge; 0 makes a new list for every call.
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
+      head: which head to use, of a model with several.
+      info_keys: where `atoms.info` has what a model may embed; other inputs have their own names there, or in `atoms.arrays`. By default,
+        as in mace-torch's calculator, `charge` and `spin` are total charge and spin multiplicity; without them they are 0 and 1.
+
+    Raises:
+      ValueError: dtype, skin, or a head that the model does not have; a model with several heads, none of which was named.
 
     Raises (when asked for a property):
       DataError: no atoms, an element that the model does not know, positions or cell that are not finite, a periodic direction without a
@@ -56,6 +65,8 @@ class Calculator(AseCalculator):
         dtype: Literal["float32", "float64"] = "float64",
         skin: float = 0.5,
         site_energy: SiteEnergy | None = None,
+        head: str | None = None,
+        info_keys: Mapping[str, str] = MappingProxyType({"total_charge": "charge", "total_spin": "spin"}),
     ) -> None:
         super().__init__()
         if dtype not in ("float32", "float64"):
@@ -66,8 +77,11 @@ class Calculator(AseCalculator):
             from macejax.checkpoint.model_file import load_model
 
             model = load_model(model)
+        if head is not None or len(model.config.heads) > 1:
+            model = select_head(model, head)
         self.model = model
         self.dtype = np.dtype(dtype)
+        self.info_keys = dict(info_keys)
         self.skin = skin
         self.num_compilations = self.num_rebuilds = self.num_evaluations = 0
         self._capacities: list[Capacity] = []
@@ -91,7 +105,7 @@ class Calculator(AseCalculator):
         """Fill `results` with every property that the structure has. ASE calls this."""
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
-        structure = _structure(atoms)
+        structure = self._structure(atoms)
         has_volume = volume(structure.cell) > 0
         if "stress" in properties and not has_volume:
             raise PropertyNotImplementedError(
@@ -107,7 +121,7 @@ class Calculator(AseCalculator):
         if bad.any():
             atom = int(np.argmax(bad))
             raise CalculationFailed(f"the energy or force of atom {atom} ({atoms.symbols[atom]}) is not finite: do atoms overlap?")
-        energies = node_energy + np.asarray(self.model.config.e0s, np.float64)[kept.species]
+        energies = node_energy + np.asarray(self.model.config.e0_table[0], np.float64)[kept.species]
         energy = float(np.sum(energies))
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces, "virials": virials}
         if has_volume:
@@ -123,7 +137,7 @@ class Calculator(AseCalculator):
         Args:
           atoms: structure; the calculator's own where it is not given.
         """
-        structure = _structure(self._atoms_or_own(atoms))
+        structure = self._structure(self._atoms_or_own(atoms))
         with self._precision():
             graph = move(self._neighbors(structure), structure)
             found = np.asarray(self._hessian(self._params, graph), np.float64)
@@ -146,16 +160,34 @@ class Calculator(AseCalculator):
         layers = layer_irreps(self.model.config)
         if not (num_layers == -1 or 1 <= num_layers <= len(layers)):
             raise ValueError(f"num_layers must be from 1 to {len(layers)}, or -1 for all, not {num_layers}.")
-        structure = _structure(self._atoms_or_own(atoms))
+        structure = self._structure(self._atoms_or_own(atoms))
         with self._precision():
             found = jax.device_get(self._features(self._params, move(self._neighbors(structure), structure)))
         parts = []
         for irreps, feature in list(zip(layers, found, strict=True))[: None if num_layers == -1 else num_layers]:
-            for name, part in slices(irreps).items():
+            for name, part in slices(irreps_of(irreps)).items():
                 if name == "0e" or not invariants_only:
                     block = np.asarray(feature[: len(structure.numbers), part], np.float64)
                     parts.append(np.swapaxes(block, 1, 2).reshape(len(block), -1))
         return np.concatenate(parts, axis=1)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation; ASE, which asks, does not look at the inputs in `atoms.info`."""
+        changes = super().check_state(atoms, tol)
+        if not changes and self.atoms is not None and not same_inputs(self._structure(self.atoms), self._structure(atoms)):
+            changes = ["info"]
+        return changes
+
+    def _structure(self, atoms: Atoms) -> Structure:
+        structure = Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy())
+        found: dict[str, Any] = {}
+        for spec in self.model.config.joint_embedding:
+            key = self.info_keys.get(spec.name, spec.name)
+            owner = atoms.info if spec.per == "graph" else atoms.arrays
+            if key in owner:
+                found[spec.name] = owner[key]
+        own = {name: found.pop(name) for name in OWN if name in found}
+        return check(structure._replace(**own, inputs=found))
 
     def _atoms_or_own(self, atoms: Atoms | None) -> Atoms:
         found = self.atoms if atoms is None else atoms
@@ -167,7 +199,8 @@ class Calculator(AseCalculator):
         """The list kept from earlier calls, or a new one where that does not reach far enough."""
         cutoff, kept = self.model.config.cutoff, self._list
         if kept is None or not lasts(kept, structure, cutoff, cutoff + self.skin):
-            kept = make_list(structure, self.model.config.elements, cutoff + self.skin, self._capacities, self.dtype)
+            config = self.model.config
+            kept = make_list(structure, config.elements, cutoff + self.skin, self._capacities, self.dtype, config.joint_embedding)
             if kept.capacity not in self._capacities:
                 self._capacities.append(kept.capacity)
             self._list = kept
@@ -176,10 +209,6 @@ class Calculator(AseCalculator):
 
     def _precision(self) -> AbstractContextManager:
         return jax.enable_x64(self.dtype == np.float64)
-
-
-def _structure(atoms: Atoms) -> Structure:
-    return check(Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy()))
 
 
 def _features(module: MACE, params: Any, graph: jraph.GraphsTuple) -> list[jax.Array]:

@@ -11,6 +11,7 @@ import numpy as np
 from ase.geometry import complete_cell
 from numpy.typing import DTypeLike
 
+from macejax.config import EmbeddingConfig
 from macejax.data.batch import Capacity, batch, capacity_for, round_slots, with_low
 from macejax.data.graph import build_graph
 from macejax.data.neighbors import wrap
@@ -31,16 +32,33 @@ class VerletList(NamedTuple):
     batch: jraph.GraphsTuple  # on the device
 
 
-def make_list(structure: Structure, elements: Sequence[int], reach: float, capacities: Sequence[Capacity], dtype: DTypeLike) -> VerletList:
+def make_list(
+    structure: Structure,
+    elements: Sequence[int],
+    reach: float,
+    capacities: Sequence[Capacity],
+    dtype: DTypeLike,
+    embeddings: Sequence[EmbeddingConfig] = (),
+) -> VerletList:
     """Find all edges up to `reach` (Angstrom) and put them into the smallest capacity that holds them, or into a new one.
 
+    Args:
+      embeddings: inputs that the model reads beside the structure.
+
     Raises:
-      DataError: the structure has an element that is not among `elements`.
+      DataError: the structure has an element that is not among `elements`, or lacks an input.
     """
-    graph = build_graph(structure, elements, reach)
+    graph = build_graph(structure, elements, reach, embeddings=embeddings)
     capacity = choose(capacities, capacity_for([graph]))
     images = wrap(structure.positions, structure.cell, structure.pbc)[1]
     return VerletList(structure, images, graph.species, capacity, jax.device_put(batch([graph], capacity, dtype)))
+
+
+def same_inputs(old: Structure, new: Structure) -> bool:
+    """What a model may read beside atoms and cell; it is in the batch."""
+    pairs = [(getattr(old, name), getattr(new, name)) for name in ("total_charge", "total_spin", "charges")]
+    pairs += [(old.inputs.get(name), new.inputs.get(name)) for name in {*old.inputs, *new.inputs}]
+    return all(np.array_equal(one, other) for one, other in pairs)
 
 
 def lasts(kept: VerletList, structure: Structure, cutoff: float, reach: float) -> bool:
@@ -50,6 +68,8 @@ def lasts(kept: VerletList, structure: Structure, cutoff: float, reach: float) -
     r0 = (r - u_j + u_i) F^-1, so |r0| <= (cutoff + 2 max |u|) ||F^-1||. A motion common to all atoms does not count in u.
     """
     old = kept.structure
+    if not same_inputs(old, structure):
+        return False
     if not (np.array_equal(old.numbers, structure.numbers) and np.array_equal(old.pbc, structure.pbc)):
         return False
     deformation = np.linalg.solve(_periodic_cell(old), _periodic_cell(structure))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from macejax.config import LossConfig
-from macejax.data.graph import Graph, build_graphs
+from macejax.data.graph import Graph, model_graphs
 from macejax.data.pack import pack_all
 from macejax.data.structure import LABELS, Structure
 from macejax.model.mace import Model, build
@@ -43,7 +43,7 @@ def evaluate(model: Model, structures: Sequence[Structure], *, dtype: Any = None
     """
     config = model.config
     dtype = jnp.dtype(dtype or jax.tree.leaves(model.params)[0].dtype)
-    graphs = build_graphs(structures, config.elements, config.cutoff, config.e0s)
+    graphs = model_graphs(structures, config)
     loss = loss_terms(LossConfig())  # only its errors are wanted, and they know no weights
     eval_step = make_eval_step(build(config).apply, loss, num_devices=num_devices)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)

@@ -12,7 +12,7 @@ import jax
 
 from macejax.checkpoint.model_file import save_model
 from macejax.checkpoint.training import restore_checkpoint
-from macejax.config import TrainConfig, dump_config
+from macejax.config import ModelConfig, TrainConfig, dump_config
 from macejax.data.loader import Loader
 from macejax.data.pack import pack_all
 from macejax.data.species import SYMBOLS
@@ -95,6 +95,11 @@ def _export(config: TrainConfig, prepared: Prepared, best: TrainState, path: Pat
     save_model(path, Model(prepared.model, eval_params(best)), extra)
 
 
+def _of_heads(model: ModelConfig) -> list[str]:
+    """What is said after a quantity of each head: nothing where there is one."""
+    return [""] if len(model.heads) == 1 else [f" of {head}" for head in model.heads]
+
+
 def _content(
     config: TrainConfig,
     folder: Path,
@@ -115,10 +120,17 @@ def _content(
     model = prepared.model
     facts = {
         "structures": ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items()),
-        "isolated atoms (eV)": ", ".join(
-            f"{SYMBOLS[number]} {energy:.6g}" for number, energy in zip(model.elements, model.e0s, strict=True)
-        ),
-        "neighbours, scale, shift": f"{model.avg_num_neighbors:.4g}, {model.scale:.4g} eV, {model.shift:.4g} eV",
+        **{
+            f"isolated atoms{of_head} (eV)": ", ".join(
+                f"{SYMBOLS[number]} {e0:.6g}" for number, e0 in zip(model.elements, row, strict=True)
+            )
+            for of_head, row in zip(_of_heads(model), model.e0_table, strict=True)
+        },
+        "neighbours": f"{model.avg_num_neighbors:.4g}",
+        **{
+            f"scale, shift{of_head}": f"{scale:.4g} eV, {shift:.4g} eV"
+            for of_head, scale, shift in zip(_of_heads(model), model.scales, model.shifts, strict=True)
+        },
         "epochs, steps": f"{int(state.epoch)}, {int(state.step)} ({int(state.skipped)} skipped); best after epoch {int(best.epoch)}",
         "time per epoch": f"{seconds:.3g} s of training (median), {loader.steps_per_epoch} steps",
         "batches": f"{packing['slot_efficiency']:.1%} of neighbour slots and {packing['node_efficiency']:.1%} of atom slots in use, "

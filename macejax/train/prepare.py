@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -46,22 +46,32 @@ def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
       warn: called with a sentence about what is suspicious, but no error.
 
     Raises:
-      DataError: a file, frame, label or element that cannot be used; several heads; no energies of isolated atoms.
+      DataError: a file, frame, label, element, head or input that cannot be used; no energies of isolated atoms.
     """
     subsets = _read_subsets(config.data)
     isolated, _ = split_isolated(subsets["train"])
+    heads = _heads(config, subsets, warn)
     if not config.data.keep_isolated_atoms:
         subsets = {name: split_isolated(structures)[1] for name, structures in subsets.items()}
     subsets = _with_valid(subsets, config)
-    _check_heads(subsets, warn)
     subsets["train"] = _weighted(subsets["train"], config.data.config_type_weights)
     elements = _elements(config, subsets)
-    table = _e0s(config.data, elements, isolated, subsets["train"])
-    e0s = e0_list(table, elements)
-    graphs = {name: build_graphs(structures, elements, config.model.cutoff, e0s) for name, structures in subsets.items()}
-    scale, shift = scale_shift(subsets["train"], elements, table, config.model.scaling)
+    of_heads = [_of_head(subsets["train"], head, heads) for head in heads]
+    tables = [
+        _e0s(config.data, head, elements, _of_head(isolated, head, heads), structures)
+        for head, structures in zip(heads, of_heads, strict=True)
+    ]
+    e0s = [e0_list(table, elements) for table in tables]
+    options = {"heads": heads, "embeddings": config.model.joint_embedding}
+    graphs = {name: build_graphs(structures, elements, config.model.cutoff, e0s, **options) for name, structures in subsets.items()}
+    pairs = [scale_shift(structures, elements, table, config.model.scaling) for structures, table in zip(of_heads, tables, strict=True)]
     model = config.model.resolve(
-        elements=elements, e0s=tuple(e0s), avg_num_neighbors=average_neighbors(graphs["train"]), scale=scale, shift=shift
+        heads=heads,
+        elements=elements,
+        e0s=tuple(map(tuple, e0s)),
+        avg_num_neighbors=average_neighbors(graphs["train"]),
+        scale=tuple(scale for scale, _ in pairs),
+        shift=tuple(shift for _, shift in pairs),
     )
     return Prepared(model, subsets, graphs, _fingerprint(model, graphs))
 
@@ -107,21 +117,31 @@ def _with_valid(subsets: dict[str, list[Structure]], config: TrainConfig) -> dic
     return {name: subsets[name] for name in SUBSETS if name in subsets}
 
 
-def _check_heads(subsets: Mapping[str, Sequence[Structure]], warn: Callable[[str], None]) -> None:
-    every = [structure for structures in subsets.values() for structure in structures]
-    heads = sorted({structure.head for structure in every})
+def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn: Callable[[str], None]) -> tuple[str, ...]:
+    """Heads of the model: those that the configuration names, or those of the training set, in the order in which they come."""
+    found = list(dict.fromkeys(structure.head for structure in subsets["train"]))
+    heads = tuple(found) if config.model.heads == "auto" else tuple(config.model.heads)
     if len(heads) > 1:
-        raise DataError(
-            f"the data have {len(heads)} heads ({', '.join(heads)}), and a model has one: train on one of them, or set data.keys.head to "
-            f"null."
-        )
+        if missing := [head for head in heads if head not in found]:
+            raise DataError(
+                f"{', '.join(config.data.train)}: no training structure has the head {missing[0]!r}; there are {', '.join(found)}."
+            )
+        warn(f"the model gets {len(heads)} heads ({', '.join(heads)}), each with its own readouts, E0s, scale and shift.")
+    embedded = {spec.name for spec in config.model.joint_embedding}
+    every = [structure for structures in subsets.values() for structure in structures]
     for field, meaning in (("total_charge", "total charge"), ("total_spin", "spin multiplicity")):
         values = sorted({getattr(structure, field) for structure in every})
-        if len(values) > 1:
+        if len(values) > 1 and field not in embedded:
             warn(
                 f"the {meaning} differs between structures ({values[0]:g} to {values[-1]:g}); the model does not know of it and will "
-                f"learn a mean."
+                f"learn a mean (model.joint_embedding makes it an input)."
             )
+    return heads
+
+
+def _of_head(structures: Sequence[Structure], head: str, heads: Sequence[str]) -> list[Structure]:
+    """The structures that a head learns: those of its name, or all where it is the only one."""
+    return [structure for structure in structures if len(heads) == 1 or structure.head == head]
 
 
 def _weighted(structures: Sequence[Structure], factors: Mapping[str, float]) -> list[Structure]:
@@ -142,12 +162,15 @@ def _elements(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]]) -
     return tuple(int(number) for number in config.model.elements)
 
 
-def _e0s(config: DataConfig, elements: tuple[int, ...], isolated: Sequence[Structure], train: Sequence[Structure]) -> dict[int, float]:
-    """Atomic number -> energy of the isolated atom (eV)."""
-    if config.e0s == "average":
+def _e0s(
+    config: DataConfig, head: str, elements: tuple[int, ...], isolated: Sequence[Structure], train: Sequence[Structure]
+) -> dict[int, float]:
+    """Atomic number -> energy of the isolated atom (eV) of a head, from its structures."""
+    source = config.e0s_of(head)
+    if source == "average":
         return e0s_average(train, elements)
-    if config.e0s != "isolated":
-        return e0s_from_table(config.e0s)
+    if source != "isolated":
+        return e0s_from_table(cast(Mapping[str, float], source))
     if not isolated:
         raise DataError(
             f"{', '.join(config.train)}: no frame has config_type={ISOLATED}, so the energies of the isolated atoms are unknown; "

@@ -70,7 +70,7 @@ def validate(
     found = (
         dict(entry for step, result in zip(steps, results, strict=True) for entry in _predictions(step, result)) if keep_predictions else {}
     )
-    errors = summarize(sums, [structure.config_type for structure in structures])
+    errors = summarize(sums, groups_of(structures))
     return Validation(value, terms, errors, [found[number] for number in sorted(found)])
 
 
@@ -88,9 +88,15 @@ def parity(predicted: Sequence[Predicted], graphs: Sequence[Graph]) -> Parity:
     return Parity(*(values[np.isfinite(values).all(axis=1)] for values in pairs))
 
 
+def groups_of(structures: Sequence[Structure]) -> list[str]:
+    """Group of every structure in a table of errors: its config_type, after its head where there are several."""
+    several = len({structure.head for structure in structures}) > 1
+    return [f"{structure.head}, {structure.config_type}" if several else structure.config_type for structure in structures]
+
+
 def group_sizes(structures: Sequence[Structure]) -> dict[str, int]:
     """Number of structures in each group of `Validation.errors`."""
-    names = [structure.config_type for structure in structures]
+    names = groups_of(structures)
     return {**{name: names.count(name) for name in sorted(set(names))}, ALL: len(names)}
 
 

@@ -30,18 +30,34 @@ PATHS = {
 }  # fmt: skip
 
 
+NATURAL = ("0e", "1o", "2e", "3o")
+
+
 @pytest.mark.parametrize("key", PATHS, ids=str)
 def test_numbers_of_paths_and_ranks_are_those_of_mace(key):
-    found = polynomials(*key)
+    l_max, degree, out = key
+    found = polynomials(NATURAL[: l_max + 1], degree, out)
     assert (found.projection.shape[0], found.reduced.shape[0]) == PATHS[key]
 
 
-@pytest.mark.parametrize("key", [(2, 2, "1o"), (2, 3, "2e"), (3, 3, "1o"), (2, 4, "0e")], ids=str)
-def test_polynomials_are_equivariant(key):
-    l_max, degree, out = key
-    found = polynomials(*key)
-    rotation = Rotation.random(random_state=1).as_matrix()
-    irreps = e3nn.Irreps.spherical_harmonics(l_max)
+@pytest.mark.parametrize(
+    ("message", "degree", "out"),
+    [
+        (NATURAL[:3], 2, "1o"),
+        (NATURAL[:3], 3, "2e"),
+        (NATURAL[:4], 3, "1o"),
+        (NATURAL[:3], 4, "0e"),
+        (NATURAL[:3], 3, "1e"),
+        (("0o", "0e", "1o", "1e"), 3, "0o"),
+        (("0e", "1e", "2e"), 2, "1e"),
+    ],
+    ids=str,
+)
+def test_polynomials_are_equivariant(message, degree, out):
+    found = polynomials(message, degree, out)
+    assert len(found.reduced) > 0
+    rotation = Rotation.random(random_state=1).as_matrix() * (1 if "1o" not in message else -1)
+    irreps = e3nn.Irreps("+".join(message))
     x = np.random.default_rng(0).normal(size=irreps.dim)
 
     def evaluate(x):
@@ -54,7 +70,7 @@ def test_polynomials_are_equivariant(key):
 
 @pytest.mark.parametrize("degree", [2, 3])
 def test_reduced_polynomials_are_orthonormal_tensors(degree):
-    reduced = polynomials(2, degree, "1o").reduced
+    reduced = polynomials(NATURAL[:3], degree, "1o").reduced
     index = monomials(9, degree)
     tensor = np.zeros((reduced.shape[0], 3) + (9,) * degree)
     for position in np.ndindex(*(9,) * degree):  # spread every coefficient over the orderings of its monomial
@@ -82,7 +98,7 @@ def real_torch_e3nn(monkeypatch):
 
 
 def test_convolution_paths_follow_mace_order():
-    order = [(p.node, p.harmonic, p.out) for p in convolution_paths("4x0e+4x1o", 2)]
+    order = [(p.node, p.harmonic, p.out) for p in convolution_paths(("0e", "1o"), NATURAL[:3], NATURAL[:3])]
     assert order == [
         ("0e", "0e", "0e"), ("1o", "1o", "0e"), ("0e", "1o", "1o"), ("1o", "0e", "1o"), ("1o", "2e", "1o"), ("0e", "2e", "2e"), ("1o",
         "1o", "2e"),

@@ -14,18 +14,21 @@ from jax.test_util import check_grads
 import macejax
 from macejax.data.batch import capacity_for
 from macejax.model.coupling import convolution_paths
+from macejax.model.linear import irreps_of
 from macejax.ops import neighbor_sum
 from macejax.ops.convolution import _message_rows
 from macejax.ops.neighbor_sum import EDGES, MESSAGES, WEIGHTS, sum_neighbors
 from tests.structures import structure
 
 ATOMS, SLOTS, CHANNELS = 3, 8, 64
+HARMONICS = ("0e", "1o", "2e", "3o")
 FEW = (((0, 0, 0, 1.0), (1, 1, 1, -0.5), (0, 2, 1, 0.3)), ((1, 2, 0, 2.0), (0, 1, 0, 0.7)))
 
 
 @pytest.fixture(params=["64x0e", "64x0e+64x1o"])
 def rows(request):
-    return tuple(itertools.chain(*_message_rows(convolution_paths(request.param, 3), 3)))
+    node = irreps_of(request.param)
+    return tuple(itertools.chain(*_message_rows(convolution_paths(node, HARMONICS, HARMONICS), node)))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from macejax.ops.gather import gather_neighbors
 from tests.ops.test_gather import REVERSE, SENDERS
 
 L_MAX, CHANNELS, HIDDEN = 2, 3, 5
+HARMONICS = ("0e", "1o", "2e")  # to L_MAX
 
 
 def random_edges(num_radial: int = 4) -> Edges:
@@ -44,19 +45,21 @@ def literal_messages(h, edges, weights, paths):
 @pytest.mark.parametrize("block_bytes", [1, 10**9])
 def test_convolution_equals_the_formula(monkeypatch, block_bytes):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
-    paths = convolution_paths(f"{CHANNELS}x0e+{CHANNELS}x1o", L_MAX)
+    paths = convolution_paths(("0e", "1o"), HARMONICS, HARMONICS)
     edges, h = random_edges(), jax.random.normal(jax.random.key(5), (7, 4, CHANNELS))
     matrix = jax.random.normal(jax.random.key(6), (4, len(paths) * CHANNELS))
     expected = literal_messages(h, edges, (edges.radial @ matrix).reshape(*SENDERS.shape, len(paths), CHANNELS), paths)
     neighbors = gather_neighbors(h, SENDERS, REVERSE)
-    for ours, literal in zip(convolve(neighbors, edges, lambda x: x @ matrix, paths, L_MAX), expected, strict=True):
+    found = convolve(neighbors, edges, lambda x: x @ matrix, paths, ("0e", "1o"))
+    assert tuple(found) == HARMONICS
+    for ours, literal in zip(found.values(), expected, strict=True):
         np.testing.assert_allclose(ours, literal, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 10**9])
 def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, block_bytes):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
-    paths = convolution_paths(f"{CHANNELS}x0e", L_MAX)
+    paths = convolution_paths(("0e",), HARMONICS, HARMONICS)
     edges, table = random_edges(), jax.random.normal(jax.random.key(5), (2, CHANNELS))
     first = jax.random.normal(jax.random.key(6), (4, HIDDEN))
     last = jax.random.normal(jax.random.key(7), (HIDDEN, len(paths) * CHANNELS))
@@ -64,10 +67,10 @@ def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, bloc
 
     def general(table_rows):
         neighbors = table_rows[SENDERS % 2][:, :, None]
-        return convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, L_MAX)
+        return convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, ("0e",))
 
     def factorised(table_rows):
-        return convolve_species(table_rows, edges, hidden, last, paths, L_MAX)
+        return convolve_species(table_rows, edges, hidden, last, paths)
 
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), factorised(table), general(table))
     ours, reference = (jax.jit(jax.jacobian(f))(table) for f in (factorised, general))
@@ -78,7 +81,7 @@ def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, bloc
 def test_contraction_equals_the_polynomials_written_out(monkeypatch, block_bytes):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
     names, correlation, atoms = ("0e", "1o"), 3, 5
-    basis = [{nu: polynomials(L_MAX, nu, name).reduced for nu in range(1, correlation + 1)} for name in names]
+    basis = [{nu: polynomials(HARMONICS, nu, name).reduced for nu in range(1, correlation + 1)} for name in names]
     x = jax.random.normal(jax.random.key(0), (atoms, (L_MAX + 1) ** 2, CHANNELS))
     species = np.array([0, 1, 1, 0, 1])
     weights = [jax.random.normal(jax.random.key(1), (2, sum(len(p) for p in output.values()), CHANNELS)) for output in basis]
@@ -155,7 +158,7 @@ def test_energies_are_computed_once_where_the_gradient_is_asked_for():
 
 
 def test_long_polynomials_are_evaluated_by_a_matrix_product_to_the_same_numbers(monkeypatch):
-    basis = [{nu: polynomials(L_MAX, nu, name).reduced for nu in (1, 2, 3)} for name in ("0e", "1o")]
+    basis = [{nu: polynomials(HARMONICS, nu, name).reduced for nu in (1, 2, 3)} for name in ("0e", "1o")]
     x = jax.random.normal(jax.random.key(0), (5, (L_MAX + 1) ** 2, CHANNELS))
     weights = [jax.random.normal(jax.random.key(1), (2, sum(len(p) for p in output.values()), CHANNELS)) for output in basis]
     member = jax.nn.one_hot(np.array([0, 1, 1, 0, 1]), 2)

@@ -14,7 +14,8 @@ pytest.importorskip("torch", reason="torch is not installed: the frozen fixtures
 pytest.importorskip("mace", reason="mace-torch is not installed: the frozen fixtures hold the parity")
 
 from macejax.checkpoint.torch_basis import contraction_weights
-from macejax.checkpoint.torch_import import from_torch, to_params
+from macejax.checkpoint.torch_import import from_torch
+from macejax.checkpoint.torch_names import to_params
 from macejax.data.batch import batch
 from macejax.model.mace import Model, build
 from macejax.potential import predict

@@ -89,7 +89,7 @@ def test_a_file_that_mace_torch_loads(tmp_path):
 
 def test_another_mace_torch_is_named(monkeypatch, tmp_path):
     model = from_torch(reference.random_module())
-    monkeypatch.setattr("macejax.checkpoint.torch_export.to_state", lambda *_: {"node_embedding.linear.weight": np.zeros(7)})
+    monkeypatch.setattr("macejax.checkpoint.torch_export.all_weights", lambda *_: {"node_embedding.linear.weight": np.zeros(7)})
     with pytest.raises(TorchExportError, match=r"other parameters.*node_embedding\.linear\.weight \(7,\)"):
         save_torch(tmp_path / "m.model", model)
     assert not (tmp_path / "m.model").exists()

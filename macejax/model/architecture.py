@@ -1,0 +1,88 @@
+"""Which irreps live where in a model: what the constructor of a MACE decides before any parameter exists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import e3nn_jax as e3nn
+
+from macejax.config import ModelConfig
+from macejax.model.coupling import irrep_order
+from macejax.model.linear import irreps_of
+
+
+def harmonics(config: ModelConfig) -> tuple[str, ...]:
+    """Irreps of the spherical harmonics: 0e, 1o, 2e, ... l_max; without parity (`so3`) all even."""
+    return tuple(f"{degree}{'e' if config.so3 else 'eo'[degree % 2]}" for degree in range(config.l_max + 1))
+
+
+def message_irreps(config: ModelConfig, layer: int) -> tuple[str, ...]:
+    """Irreps of the message of a layer: those of the harmonics; where the features have pseudoscalars, both parities of every degree."""
+    natural = harmonics(config)
+    if layer == 0 or "0o" not in irreps_of(config.hidden_irreps):
+        return natural
+    return tuple(sorted((f"{degree}{parity}" for degree in range(len(natural)) for parity in "eo"), key=irrep_order))
+
+
+def layer_irreps(config: ModelConfig) -> list[str]:
+    """Irreps of the features that each layer makes: hidden irreps, and scalars alone in the last."""
+    scalars = f"{num_channels(config)}x0e"
+    return [config.hidden_irreps] * (config.num_interactions - 1) + [scalars]
+
+
+def sent_irreps(config: ModelConfig, layer: int) -> str:
+    """Irreps of what an atom sends to its neighbours: those of its features, or the `edge_irreps`."""
+    if layer == 0:
+        scalars = num_channels(config)
+        if config.edge_irreps is not None and config.edge_irreps_first_scalar:
+            scalars = e3nn.Irreps(config.edge_irreps).count("0e")
+        return f"{scalars}x0e"
+    return config.edge_irreps or config.hidden_irreps
+
+
+def num_channels(config: ModelConfig) -> int:
+    """Channels K of every irrep of the features."""
+    return e3nn.Irreps(config.hidden_irreps)[0].mul
+
+
+def correlations(config: ModelConfig) -> tuple[int, ...]:
+    """Correlation order of each layer."""
+    return (config.correlation,) * config.num_interactions if isinstance(config.correlation, int) else config.correlation
+
+
+def block_names(config: ModelConfig) -> list[str]:
+    """Name of the interaction block of each layer."""
+    return [config.interaction_first] + [config.interaction] * (config.num_interactions - 1)
+
+
+def has_readout(config: ModelConfig, layer: int) -> bool:
+    """Whether a layer adds to the energy."""
+    return layer == config.num_interactions - 1 or not config.last_readout_only
+
+
+def check_irreps(config: ModelConfig) -> None:
+    """Refuse irreps that no model can have.
+
+    Raises:
+      ValueError: says which, and why.
+    """
+    fields: Mapping[str, str | None] = {"hidden_irreps": config.hidden_irreps, "edge_irreps": config.edge_irreps}
+    for field, irreps in fields.items():
+        if irreps is None:
+            continue
+        parsed, names = e3nn.Irreps(irreps), irreps_of(irreps)
+        if len({mul for mul, _ in parsed}) != 1 or len(set(names)) != len(names):
+            raise ValueError(f"{field} {irreps!r} must have every irrep once, all with the same number of channels.")
+        if names[0] != "0e" or list(names) != sorted(names, key=lambda name: int(name[:-1])):
+            raise ValueError(f"{field} {irreps!r} must begin with 0e and go on in ascending degree.")
+        if max(ir.l for _, ir in parsed) > config.l_max:
+            raise ValueError(f"{field} {irreps!r} reach beyond l_max {config.l_max}: raise l_max or lower the irreps.")
+    if config.edge_irreps is not None and (missing := set(irreps_of(config.edge_irreps)) - set(irreps_of(config.hidden_irreps))):
+        raise ValueError(f"edge_irreps {config.edge_irreps!r} have {', '.join(sorted(missing))}, which hidden_irreps lack.")
+    if config.edge_irreps_first_scalar and config.edge_irreps is None:
+        raise ValueError("edge_irreps_first_scalar has no effect without edge_irreps: give them, or leave it out.")
+    readout = e3nn.Irreps(config.readout_irreps)
+    if readout.count("0e") != readout.dim or readout.dim == 0:
+        raise ValueError(f"readout_irreps {config.readout_irreps!r} must be scalars, such as 16x0e.")
+    if "RealAgnosticResidualNonLinear" in block_names(config) and "0o" in irreps_of(config.hidden_irreps):
+        raise ValueError("RealAgnosticResidualNonLinear has no gate for pseudoscalars: hidden_irreps must not contain 0o.")

@@ -1,0 +1,65 @@
+"""What the layers read of a batch: radial functions and harmonics of every edge, species, heads; and the repulsion of nuclei."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from macejax.config import ModelConfig
+from macejax.data.species import covalent_radii
+from macejax.model.geometry import rows, safe_norm, spherical_harmonics
+from macejax.model.linear import Species
+from macejax.model.radial import BASES, TRANSFORMS, polynomial_cutoff
+from macejax.model.repulsion import zbl
+from macejax.ops.convolution import Edges
+
+
+def make_edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> Edges:
+    """Radial functions and harmonics of edge vectors [N, M, 3] (Angstrom)."""
+    mask = rows(graph.edges["mask"], graph)
+    # Beyond the cutoff, where radial functions vanish with their derivatives; the harmonics are masked too, for blocks whose radial part
+    # does not.
+    harmless = jnp.asarray([0.0, 0.0, 2 * config.cutoff], vectors.dtype)
+    vectors = jnp.where(mask[..., None], -vectors, harmless)  # MACE's vectors point from sender to receiver
+    lengths = safe_norm(vectors)
+    distances = lengths
+    if config.distance_transform != "none":
+        distances = TRANSFORMS[config.distance_transform](lengths, sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype)))
+    harmonics = jnp.where(mask[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
+    cutoff = polynomial_cutoff(lengths, config.cutoff, config.cutoff_power)[..., None]
+    radial = BASES[config.radial_basis](distances, config.num_bessel, config.cutoff)
+    if config.apply_cutoff:
+        radial = radial * cutoff
+    else:  # messages are linear in the harmonics: to cut those off is to cut off the weights
+        harmonics = harmonics * cutoff
+    return Edges(harmonics, radial, graph.nodes["slot"][rows(graph.senders, graph)])
+
+
+def make_species(graph: jraph.GraphsTuple, dtype: jnp.dtype) -> Species:
+    """Which element each atom is, among those present."""
+    table = graph.globals["species_table"]
+    return Species(table, (graph.nodes["slot"][:, None] == jnp.arange(table.shape[0], dtype=jnp.int32)).astype(dtype))
+
+
+def make_heads(graph: jraph.GraphsTuple, num_heads: int, dtype: jnp.dtype) -> jax.Array:
+    """The head of each atom's structure, one-hot [N, H]."""
+    if num_heads == 1:
+        return jnp.ones((graph.nodes["graph"].shape[0], 1), dtype)
+    head = graph.globals["head"][graph.nodes["graph"]]
+    return (head[:, None] == jnp.arange(num_heads, dtype=jnp.int32)).astype(dtype)
+
+
+def repulsion(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> jax.Array:
+    """ZBL energy of every atom [N] (eV)."""
+    radii = sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype))
+    numbers = _of_pairs(np.array(config.elements, np.float64), graph, vectors.dtype)
+    pairs = zbl(safe_norm(vectors), *numbers, radii, config.cutoff_power)
+    return jnp.sum(jnp.where(rows(graph.edges["mask"], graph), pairs, 0), axis=1)
+
+
+def _of_pairs(values: np.ndarray, graph: jraph.GraphsTuple, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Values [Z] of the elements of receiver [N, 1] and sender [N, M] of every slot."""
+    of_atoms = jnp.asarray(values, dtype)[graph.nodes["species"]]
+    return of_atoms[:, None], of_atoms[rows(graph.senders, graph)]
