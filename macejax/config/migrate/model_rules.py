@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Set, if_known
 from macejax.config.migrate.literals import energies, integers, literal, read_json
 
+# Those of macejax.model.INTERACTIONS; a test compares them.
+BLOCKS = ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
 SUFFIX = "InteractionBlock"
 FIRST_OF_MODEL = {"MACE": "RealAgnostic", "ScaleShiftMACE": "RealAgnosticResidual"}
 FIRST_BLOCKS_OF_MACE = ("RealAgnostic", "RealAgnosticDensity")  # --model MACE replaces every other by the first of them
@@ -52,11 +54,7 @@ def interaction_first(name: str, arguments: Arguments) -> Iterator[Outcome]:
 
 
 def _no_such_block(block: str) -> Refusal | None:
-    if block in FIRST_OF_MODEL.values():
-        return None
-    from macejax.model.mace import INTERACTIONS  # takes jax and seconds, for which the usual blocks do not wait
-
-    return None if block in INTERACTIONS else Refusal(f"macejax has no block {block}: it has {', '.join(INTERACTIONS)}.")
+    return None if block in BLOCKS else Refusal(f"macejax has no block {block}: it has {', '.join(BLOCKS)}.")
 
 
 def hidden_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:

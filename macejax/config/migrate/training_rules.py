@@ -55,7 +55,7 @@ def config_type_weights(flag: str, arguments: Arguments) -> Iterator[Outcome]:
     yield Set("data.config_type_weights", table)
     if table:
         yield Note(
-            "they act in training, and in mace_run_train in the validation loss too; a config_type that no training structure has is an error."
+            "they act in training only, in mace_run_train in validation too; a config_type that no training structure has is an error."
         )
 
 
