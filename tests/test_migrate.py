@@ -14,7 +14,8 @@ from macejax.cli.main import main
 from macejax.config import ConfigError, TrainConfig, load_config
 from macejax.config.migrate import FLAGS, Migration, migrate, read_command, read_source, render
 from macejax.config.migrate.flags import Arguments, Refusal, Set, if_known
-from macejax.model.mace import build
+from macejax.config.migrate.model_rules import BLOCKS
+from macejax.model.mace import INTERACTIONS, build
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MINIMAL = "--name a --train_file a.xyz"
@@ -266,6 +267,12 @@ def test_options_that_may_be_there(flag):
     """Translated where the model has the option, else refused; never dropped in silence."""
     migration = migrated(f"{MINIMAL} --{flag} {FUTURE[flag]}")
     assert len(migration.refused) + len(migration.options) == 3
+
+
+def test_blocks():
+    """Every block that both programs have is translated."""
+    theirs = {block.removesuffix("InteractionBlock") for block in (*candidates("interaction"), FLAGS["interaction"].default)}
+    assert set(BLOCKS) == theirs & set(INTERACTIONS)
 
 
 def test_an_option_is_translated_once_macejax_has_it():

@@ -28,9 +28,8 @@ def find_command(script: str) -> list[str] | None:
         raise ConfigError(f"there are {len(calls)} calls of mace_run_train: leave one of them in the file.")
     for word in calls[0] if calls else []:
         if EXPANSION in word:
-            raise ConfigError(
-                f"{word.replace(EXPANSION, '$')}: put the value in its place, or let the shell do so: macejax migrate -- mace_run_train ...."
-            )
+            call = word.replace(EXPANSION, "$")
+            raise ConfigError(f"{call}: put the value in its place, or let the shell do so: macejax migrate -- mace_run_train ...")
     return calls[0] if calls else None
 
 
