@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 
 from macejax.config import ConfigError
 from macejax.config.migrate import migrate, read_source
+from macejax.config.migrate.shell import find_command
 from tests.migrate.commands import MINIMAL, loaded
 
 
@@ -75,3 +79,23 @@ def test_the_shell_is_read_as_a_shell_does(tmp_path):
         "train_file": "a#b.xyz",
         "seed": 3,
     }
+
+
+@pytest.mark.multiprocess
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    "script",
+    [
+        """mace_run_train --a='x "y" $z' --b="x 'y' \\$z \\\\ \\n" --c x\\ y\\'z --d ''""",
+        "mace_run_train --a 1 \\\n  --b 2 # rest 'of\nls > /dev/null",
+        "cd . && X=1 mace_run_train --a {1:2} --b=a#b; true --c",
+        "mace_run_train --a 1 2>/dev/null --b 3>/dev/null 4 < /dev/null",
+        "mace_run_train --a 'two\nlines' --b \"two\\\nlines\" --c two\\\nlines",
+        "mace_run_train --a --b '--c' \"--d=e f\"'g'h || true",
+        "(true)\ntrue | cat; mace_run_train --a 1&& true",
+    ],
+)
+def test_words_are_those_of_bash(script):
+    define = "mace_run_train() { printf '%s\\0' \"$@\"; }\n"
+    done = subprocess.run(["bash", "-c", define + script], capture_output=True, check=True)
+    assert find_command(script) == done.stdout.decode().split("\0")[:-1]
