@@ -26,7 +26,7 @@ def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, A
     Raises:
       ConfigError: file missing or not YAML, unknown key, value out of range.
     """
-    values = {} if path is None else _read_yaml(Path(path))
+    values = {} if path is None else read_yaml(Path(path))
     for name, value in (overrides or {}).items():
         _set(values, name, value)
     data = values.get("data") or {}
@@ -88,7 +88,12 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; {} for an empty file.
+
+    Raises:
+      ConfigError: file missing, not YAML, a key that stands twice, or no mapping.
+    """
     try:
         values = yaml.load(path.read_text(), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:

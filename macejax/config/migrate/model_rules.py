@@ -1,0 +1,190 @@
+"""Rules of flags about the model that take more than a new name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Set, if_known
+from macejax.config.migrate.literals import energies, integers, literal, read_json
+
+# Those of macejax.model.INTERACTIONS; a test compares them.
+BLOCKS = ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
+SUFFIX = "InteractionBlock"
+FIRST_OF_MODEL = {"MACE": "RealAgnostic", "ScaleShiftMACE": "RealAgnosticResidual"}
+FIRST_BLOCKS_OF_MACE = ("RealAgnostic", "RealAgnosticDensity")  # --model MACE replaces every other by the first of them
+OTHER_MODELS = {
+    "BOTNet": "it is retired, in mace_run_train too",
+    "ScaleShiftBOTNet": "it is retired, in mace_run_train too",
+    "PolarMACE": "there are no charges and fields",
+    "MACELES": "there is no latent Ewald summation",
+    "AtomicDipolesMACE": "models of macejax predict energies, forces and stresses, no dipoles",
+    "AtomicDielectricMACE": "models of macejax predict energies, forces and stresses, no polarizabilities",
+    "EnergyDipolesMACE": "models of macejax predict energies, forces and stresses, no dipoles",
+}
+
+
+def model(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--model."""
+    value = arguments.values[name]
+    if value in OTHER_MODELS:
+        yield Refusal(f"macejax has no {value}: {OTHER_MODELS[value]}.")
+    else:
+        yield Set("model.model", value)
+
+
+def interaction(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--interaction."""
+    block = arguments.values[name].removesuffix(SUFFIX)
+    yield _no_such_block(block) or Set("model.interaction", block)
+
+
+def interaction_first(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--interaction_first, of which --model MACE only takes two."""
+    block = arguments.values[name].removesuffix(SUFFIX)
+    default = FIRST_OF_MODEL.get(arguments.values["model"], block)
+    if arguments.values["model"] == "MACE" and block not in FIRST_BLOCKS_OF_MACE:
+        if name in arguments.given:
+            yield Note("mace_run_train replaces it by RealAgnosticInteractionBlock, for --model is MACE; so does this configuration.")
+        block = default
+    if refusal := _no_such_block(block):
+        yield refusal
+    elif block != default or name in arguments.given:
+        yield Set("model.interaction_first", block)
+
+
+def _no_such_block(block: str) -> Refusal | None:
+    return None if block in BLOCKS else Refusal(f"macejax has no block {block}: it has {', '.join(BLOCKS)}.")
+
+
+def hidden_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--hidden_irreps, which loses against --num_channels and --max_L where both are there, and wins against one of them."""
+    irreps = arguments.values[name]
+    if irreps is None:
+        return
+    if _size_wins(arguments):
+        yield Note("mace_run_train uses --num_channels and --max_L where all three are given; so does this configuration.")
+        return
+    found = re.findall(r"(\d+)\s*x\s*(\d+)([eo])", irreps)
+    degrees = [int(degree) for _, degree, _ in found]
+    rest = re.sub(r"\d+\s*x\s*\d+[eo]|[\s+]", "", irreps)
+    if not found or rest or len(set(degrees)) != len(degrees) or len({channels for channels, _, _ in found}) != 1:
+        yield Refusal(f"{irreps!r}: macejax takes every irrep once, all with the same number of channels, such as 128x0e + 128x1o.")
+    elif 0 not in degrees or any(parity != "eo"[int(degree) % 2] for _, degree, parity in found):
+        yield Refusal(f"{irreps!r}: macejax takes irreps of natural parity (0e, 1o, 2e, ...), with 0e among them.")
+    elif max(degrees) > arguments.values["max_ell"]:
+        yield Refusal(f"{irreps!r}: macejax takes no irreps beyond the degree {arguments.values['max_ell']} of --max_ell.")
+    else:
+        yield Set("model.hidden_irreps", irreps)
+
+
+def num_channels(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--num_channels."""
+    if arguments.values["hidden_irreps"] is None or _size_wins(arguments):
+        yield Set("model.num_channels", arguments.values[name])
+    elif name in arguments.given:
+        yield Note("without effect, as in mace_run_train: --hidden_irreps says it.")
+
+
+def max_L(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--max_L."""
+    value, top = arguments.values[name], arguments.values["max_ell"]
+    if arguments.values["hidden_irreps"] is not None and not _size_wins(arguments):
+        if name in arguments.given:
+            yield Note("without effect, as in mace_run_train: --hidden_irreps says it.")
+    elif (1 if value is None else value) > top:
+        yield Refusal(f"macejax takes no max_L (here {1 if value is None else value}) beyond the degree {top} of --max_ell.")
+    else:
+        yield Set("model.max_L", value)
+
+
+def _size_wins(arguments: Arguments) -> bool:
+    return arguments.values["num_channels"] is not None and arguments.values["max_L"] is not None
+
+
+def correlation(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--correlation."""
+    value = arguments.values[name]
+    yield Set("model.correlation", value) if 1 <= value <= 4 else Refusal(f"macejax takes a correlation from 1 to 4, not {value}.")
+
+
+def readout_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--MLP_irreps."""
+    value = arguments.values[name]
+    if re.fullmatch(r"\s*\d+\s*x\s*0e\s*", value):
+        yield Set("model.readout_irreps", value.replace(" ", ""))
+    else:
+        yield Refusal(f"{value!r}: macejax takes scalars in the last readout, such as 16x0e.")
+
+
+def neighbors(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--avg_num_neighbors, which is only heeded with --compute_avg_num_neighbors False."""
+    if not arguments.values["compute_avg_num_neighbors"]:
+        yield Set("model.avg_num_neighbors", arguments.values[name])
+    elif name in arguments.given:
+        yield Note(
+            "without effect, as in mace_run_train: the average of the training set is used unless --compute_avg_num_neighbors is False."
+        )
+
+
+def std(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--std."""
+    value = arguments.values[name]
+    if value is None:
+        return
+    if arguments.values["scaling"] == "no_scaling":
+        yield Note("without effect, as in mace_run_train: --scaling no_scaling sets the scale to 1.")
+    else:
+        yield Set("model.scale", value)
+
+
+def mean(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--mean, which mace_run_train overwrites unless it has a standard deviation too."""
+    values = arguments.values
+    if values[name] is None:
+        return
+    if values["model"] == "MACE":
+        yield Note("without effect, as in mace_run_train: with --model MACE the shift is 0.")
+    elif values["std"] is None and values["scaling"] != "no_scaling":
+        yield Note("without effect, as in mace_run_train, which computes the mean itself where --std is not given.")
+    else:
+        yield Set("model.shift", values[name])
+
+
+def e0s(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--E0s."""
+    value = arguments.values[name]
+    if value is None or str(value).lower() in ("isolated", "isolatedatom", "isolatedatoms"):
+        yield Set("data.e0s", "isolated")
+        return
+    if str(value).lower() in ("foundation", "estimated"):
+        yield Refusal(f"macejax train starts from no foundation model, which {value!r} takes the energies from: give a table, or average.")
+        return
+    text = read_json(value) if str(value).endswith(".json") else value
+    yield Set("data.e0s", "average" if str(value).lower() == "average" else energies(text))
+    if name in arguments.given:
+        yield Note(
+            "mace_run_train ignores it where the training file has frames with config_type=IsolatedAtom; macejax uses it. "
+            "Set data.e0s to isolated to use those frames."
+        )
+
+
+def statistics_file(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--statistics_file, of which mace_run_train takes elements, energies of isolated atoms and number of neighbours."""
+    if arguments.values[name] is None:
+        return
+    found = read_json(arguments.values[name])
+    try:
+        elements, table, average = (found[key] for key in ("atomic_numbers", "atomic_energies", "avg_num_neighbors"))
+    except (KeyError, TypeError):
+        raise ValueError(f"{arguments.values[name]} lacks atomic_numbers, atomic_energies or avg_num_neighbors") from None
+    yield Set("model.elements", integers(elements))
+    yield Set("data.e0s", energies(read_json(table) if str(table).endswith(".json") else table))
+    yield Set("model.avg_num_neighbors", float(average))
+    yield Note("its elements, E0s and neighbour count stand in the configuration; mean and std are computed anew, as mace_run_train does.")
+
+
+def embedding_specs(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--embedding_specs."""
+    text = "macejax has no embeddings of total charge, spin or temperature."
+    yield from if_known("model.joint_embedding", text, literal)(name, arguments)
