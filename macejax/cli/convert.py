@@ -9,27 +9,41 @@ import typer
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="Model file (.model) or training checkpoint (.pt) of mace-torch.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Model file (.model) or training checkpoint (.pt) of mace-torch, model file of macejax, or name of a published model."
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="Model file to write, by custom ending in .mace.")],
     config: Annotated[
         Path | None,
         typer.Option("--config", help="Model file of macejax with the architecture of a training checkpoint, which does not say it."),
     ] = None,
+    head: Annotated[str | None, typer.Option("--head", help="Keep this head alone.")] = None,
+    elements: Annotated[str | None, typer.Option("--elements", help="Cut the model to these elements, such as H,C,O.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32 or float64; that of the file where it is not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Turn a model file of mace-torch into one of macejax. Needs neither torch nor mace-torch, and runs nothing of the file."""
+    """Turn a model file of mace-torch into one of macejax, or cut a model to a head or some elements. Needs neither torch nor mace-torch,
+    and runs nothing of the file.
+    """
     import jax
     import numpy as np
 
     from macejax.checkpoint.model_file import DTYPES, load_model, save_model
     from macejax.checkpoint.torch_file import load_torch
+    from macejax.model.heads import select_elements, select_head
 
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype!r}.")
     if output.exists() and not overwrite:
         raise ValueError(f"{output} is there already: choose another name, or --overwrite.")
-    model = load_torch(file, None if config is None else load_model(config).config)
+    model = load_model(file) if config is None else load_torch(file, load_model(config).config)
+    if head is not None:
+        model = select_head(model, head)
+    if elements is not None:
+        model = select_elements(model, elements.replace(",", " ").split())
     if dtype is not None:
         model = model._replace(params=jax.tree.map(lambda x: np.asarray(x, dtype), model.params))
     save_model(output, model)

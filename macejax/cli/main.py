@@ -16,6 +16,7 @@ COMMANDS = {
     "info": "Describe a model file or a data file.",
     "convert": "Turn a model file of mace-torch into one of macejax.",
     "export": "Turn a model into one of mace-torch.",
+    "heads": "List, select, remove or add the heads of a model.",
     "migrate": "Turn a command line of mace_run_train into a configuration.",
     "config": "Print a configuration file with all options and their help.",
     "relax": "Relax structures with a model.",

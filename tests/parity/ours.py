@@ -13,7 +13,7 @@ import jraph
 import numpy as np
 
 from macejax.data.batch import Capacity, batch
-from macejax.data.graph import Graph, build_graph
+from macejax.data.graph import Graph, model_graphs
 from macejax.data.read import from_atoms
 from macejax.model.geometry import edge_vectors
 from macejax.model.mace import Model, build
@@ -30,7 +30,7 @@ Answer = Callable[[ase.Atoms], dict[str, np.ndarray]]
 
 
 def to_graph(atoms: ase.Atoms, model: Model) -> Graph:
-    return build_graph(from_atoms(atoms), model.config.elements, model.config.cutoff)
+    return model_graphs([from_atoms(atoms)], model.config)[0]
 
 
 def evaluator(model: Model, capacity: Capacity = CAPACITY, *, hessian: bool = True) -> Answer:
@@ -48,7 +48,7 @@ def evaluator(model: Model, capacity: Capacity = CAPACITY, *, hessian: bool = Tr
         graph = to_graph(atoms, model)
         num = len(atoms)
         prediction, layers, second = jax.device_get(compute(params, batch([graph], capacity, np.float64)))
-        e0s = np.asarray(model.config.e0s)[graph.species]
+        e0s = np.asarray(model.config.e0_table)[graph.head, graph.species]
         result = {
             "energy": prediction.energy[0] + e0s.sum(),
             "node_energy": prediction.node_energy[:num] + e0s,

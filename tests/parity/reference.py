@@ -43,6 +43,11 @@ def random_module(
     gates = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, "none": None}
     if model == "ScaleShiftMACE":
         options = {"atomic_inter_scale": scale, "atomic_inter_shift": shift, **options}
+    for name in ("edge_irreps",):
+        if name in options:
+            options[name] = o3.Irreps(options[name])
+    if "readout_cls" in options:
+        options["readout_cls"] = modules.readout_classes[options["readout_cls"]]
     settings: dict[str, Any] = {
         "r_max": cutoff,
         "num_bessel": 6,
@@ -84,7 +89,16 @@ def to_batch(atoms: ase.Atoms | list[ase.Atoms], module: Any) -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)
     try:
         frames = [atoms] if isinstance(atoms, ase.Atoms) else atoms
-        graphs = [data.AtomicData.from_config(data.config_from_atoms(frame), z_table=table, cutoff=float(module.r_max)) for frame in frames]
+        keys = data.KeySpecification.from_defaults()
+        graphs = [
+            data.AtomicData.from_config(
+                data.config_from_atoms(frame, keys, head_name=frame.info.get("head", "Default")),
+                z_table=table,
+                cutoff=float(module.r_max),
+                heads=module.heads,
+            )
+            for frame in frames
+        ]
         return next(iter(torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs), shuffle=False))).to_dict()
     finally:
         torch.set_default_dtype(previous)
@@ -102,10 +116,13 @@ def evaluate(module: Any, atoms: ase.Atoms, *, hessian: bool = True) -> dict[str
     batch = to_batch(atoms, module)
     layers: list[np.ndarray] = []
     parts = [module.pair_repulsion_fn] if hasattr(module, "pair_repulsion_fn") else []
-    hooks = [
-        part.register_forward_hook(lambda _m, _i, out: layers.append(out.detach().numpy().reshape(len(out), -1)[:, 0]))
-        for part in [*parts, *module.readouts]
-    ]
+    head = int(batch["head"][0])
+
+    def keep(_module: Any, _inputs: Any, out: Any) -> None:
+        columns = out.detach().numpy().reshape(len(out), -1)
+        layers.append(columns[:, head if columns.shape[1] > 1 else 0])
+
+    hooks = [part.register_forward_hook(keep) for part in [*parts, *module.readouts]]
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # ZBL multiplies atomic numbers in whatever the default is
     try:

@@ -17,6 +17,7 @@ from macejax.checkpoint.torch_import import from_torch
 from macejax.cli.main import main
 from tests.parity import ours, reference
 from tests.parity.compare import assert_same_answer
+from tests.parity.test_mace_torch import VARIANTS
 
 pytestmark = pytest.mark.torch
 
@@ -35,6 +36,11 @@ OPTIONS = {
         "correlation": [3, 2, 1],
         "distance_transform": "Soft",
     },
+    "heads, NonLinear, edge irreps": {**VARIANTS["nonlinear-heads"], "l_max": 1},
+    "inputs, biases": VARIANTS["nonlinear-charged"],
+    "attention, so3, Gaussian": VARIANTS["attention-so3-gaussian"],
+    "every parity": VARIANTS["every-parity"],
+    "attention, charges of atoms": VARIANTS["attention-throughout"],
     "one layer": {"num_interactions": 1, "hidden": "4x0e", "gate": "tanh"},
 }
 

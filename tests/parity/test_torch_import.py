@@ -33,16 +33,10 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"interaction": "RealAgnosticAttResidual"}, "RealAgnosticAttResidualInteractionBlock is not one of"),
-        ({"radial_type": "gaussian"}, "GaussianBasis"),
-        ({"apply_cutoff": False}, "apply_cutoff=False"),
-        ({"use_agnostic_product": True}, "use_agnostic_product"),
-        ({"use_last_readout_only": True}, "readout"),
-        ({"keep_last_layer_irreps": True}, "scalars in that"),
-        ({"heads": ["one", "two"], "atomic_inter_scale": [1.0, 1.0], "atomic_inter_shift": [0.0, 0.0]}, "one, two"),
-        ({"hidden": "2x0e + 2x1e", "l_max": 1}, "natural parity"),
-        ({"hidden": "2x0e + 4x1o"}, "equal multiplicities"),
-        ({"hidden": "2x0e + 2x1o + 2x2e"}, "reaches the hidden irreps"),
+        ({"keep_last_layer_irreps": True}, "scalars in the last"),
+        ({"hidden": "2x0e + 4x1o"}, "same number of channels"),
+        ({"hidden": "2x0o + 2x0e + 2x1o"}, "begin with 0e"),
+        ({"hidden": "2x0e + 2x1o + 2x2e"}, "reach beyond l_max"),
         ({"elements": (22, 8)}, "ascending"),
     ],
 )
@@ -143,6 +137,19 @@ def leaves(tree: Any) -> list[np.ndarray]:
         {"hidden": "4x0e + 4x1o + 4x2e", "l_max": 3, "correlation": 3},
         {"first": "RealAgnosticDensity", "interaction": "RealAgnosticDensityResidual", "model": "MACE"},
         {"num_interactions": 1},
+        {
+            "first": "RealAgnosticResidualNonLinear",
+            "interaction": "RealAgnosticResidualNonLinear",
+            "edge_irreps": "1x0e + 1x1o",
+            "apply_cutoff": False,
+            "heads": ["one", "two"],
+            "atomic_inter_scale": [1.0, 2.0],
+            "atomic_inter_shift": [0.0, -1.0],
+            "atomic_energies": np.arange(6.0).reshape(2, 3),
+            "readout_cls": "NonLinearBiasReadoutBlock",
+            "embedding_specs": {"total_charge": {"type": "categorical", "per": "graph", "emb_dim": 2, "num_classes": 3, "offset": 1}},
+        },
+        {"interaction": "RealAgnosticAttResidual", "hidden": "2x0e + 2x1e", "use_so3": True, "radial_type": "chebyshev"},
     ],
 )
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -175,6 +182,6 @@ def test_a_module_of_another_kind_is_named(make: Callable[..., Any], tmp_path: P
     torch.save(torch.nn.Linear(1, 1), tmp_path / "linear.pt")
     with pytest.raises(TorchImportError, match="not Linear"):
         load_torch(tmp_path / "linear.pt")
-    torch.save(make(radial_type="gaussian"), tmp_path / "gaussian.model")
-    with pytest.raises(TorchImportError, match=r"gaussian\.model: radial basis GaussianBasis"):
-        load_torch(tmp_path / "gaussian.model")
+    torch.save(make(keep_last_layer_irreps=True), tmp_path / "wide.model")
+    with pytest.raises(TorchImportError, match=r"wide\.model: the layers put out"):
+        load_torch(tmp_path / "wide.model")
