@@ -27,7 +27,29 @@ from floor import matmul_rate
 
 HERE = Path(__file__).parent
 CUTOFF, NEIGHBORS = 5.0, 20.0
-MODELS = {"L0": "128x0e", "L1": "128x0e+128x1o", "L2": "128x0e+128x1o+128x2e", "96": "96x0e"}
+MODELS: dict[str, dict[str, Any]] = {
+    "L0": {"hidden": "128x0e"},
+    "L1": {"hidden": "128x0e+128x1o"},
+    "L2": {"hidden": "128x0e+128x1o+128x2e"},
+    "96": {"hidden": "96x0e"},
+    # Every other block, and the recipes of published models that need more than blocks.
+    "agnostic": {"hidden": "128x0e+128x1o", "first": "RealAgnostic"},
+    "density": {
+        "hidden": "128x0e+128x1o",
+        "first": "RealAgnosticDensity",
+        "interaction": "RealAgnosticDensityResidual",
+        "options": {"distance_transform": "Agnesi", "pair_repulsion": True},
+    },
+    "attention": {"hidden": "128x0e+128x1o", "interaction": "RealAgnosticAttResidual"},
+    "nonlinear": {
+        "hidden": "128x0e+128x1o",
+        "first": "RealAgnosticResidualNonLinear",
+        "interaction": "RealAgnosticResidualNonLinear",
+        "options": {"apply_cutoff": False, "use_agnostic_product": True, "distance_transform": "Agnesi", "pair_repulsion": True},
+    },
+    "so3": {"hidden": "64x0e+64x1e", "options": {"use_so3": True}},
+    "parity": {"hidden": "32x0e+32x0o+32x1o+32x1e", "options": {"max_ell": 2}},
+}
 # Largest difference to mace-torch that is timed: energy (eV/atom), force (of the rms force).
 AGREEMENT = {"float32": (1e-5, 3e-4), "float64": (1e-9, 1e-8)}
 SLOW = 10.0  # s; a program that takes longer for one call is timed once
@@ -71,7 +93,16 @@ DEVICE = [
     Case("aspirin-10", "L1", work="step"),
     Case("silicon-216000", "L1", peers=False),
 ]
-SETS = {"device": DEVICE, "quick": PEERS[3:6], "peers": PEERS, "sizes": SIZES, "further": FURTHER, "all": [*PEERS, *FURTHER, *SIZES]}
+FAMILY = [Case("water-192", model) for model in ("agnostic", "density", "attention", "nonlinear", "so3", "parity")]
+SETS = {
+    "family": FAMILY,
+    "device": DEVICE,
+    "quick": PEERS[3:6],
+    "peers": PEERS,
+    "sizes": SIZES,
+    "further": FURTHER,
+    "all": [*PEERS, *FURTHER, *FAMILY, *SIZES],
+}
 
 
 def main() -> None:
@@ -110,7 +141,9 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
     """Prepare every program, compare what they say, then let them take turns in random order."""
     frames = systems.make(case.system)
     elements = sorted({int(z) for frame in frames for z in frame.numbers})
-    settings = {"hidden": MODELS[case.model], "elements": elements, "cutoff": CUTOFF, "neighbors": NEIGHBORS}
+    settings = MODELS[case.model] | {"elements": elements, "cutoff": CUTOFF, "neighbors": NEIGHBORS}
+    if case.model in (name for _, name, *_ in FAMILY):  # mlip has none of these
+        programs = {name: python for name, python in programs.items() if name != "mlip"}
     row: dict[str, Any] = case._asdict() | {"date": date.today().isoformat(), "species": len(elements), "programs": {}}
     with tempfile.TemporaryDirectory() as folder:
         structures, model = str(Path(folder) / "structures.xyz"), str(Path(folder) / "weights.mace")

@@ -23,15 +23,17 @@ def make_model(settings: dict[str, Any], dtype: str) -> Any:
     """A ScaleShiftMACE whose weights follow from its seed."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)  # drawn in double, so that both precisions have the same weights
-    block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+    first, other = (
+        modules.interaction_classes[f"{settings.get(name, 'RealAgnosticResidual')}InteractionBlock"] for name in ("first", "interaction")
+    )
     elements = settings["elements"]
-    module = modules.ScaleShiftMACE(
+    usual = dict(
         r_max=settings["cutoff"],
         num_bessel=8,
         num_polynomial_cutoff=5,
         max_ell=3,
-        interaction_cls=block,
-        interaction_cls_first=block,
+        interaction_cls=other,
+        interaction_cls_first=first,
         num_interactions=2,
         num_elements=len(elements),
         hidden_irreps=o3.Irreps(settings["hidden"]),
@@ -44,6 +46,7 @@ def make_model(settings: dict[str, Any], dtype: str) -> Any:
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
     )
+    module = modules.ScaleShiftMACE(**usual | settings.get("options", {}))
     torch.set_default_dtype(getattr(torch, dtype))
     return module.to(getattr(torch, dtype))
 

@@ -18,18 +18,25 @@ from tests.structures import ELEMENTS, SMALL_CUTOFF, ZOO, structure
 # Rows that need no further function compiled than energy and forces at one shape.
 FORWARD = (1, 2, 4, 5, 6, 9, 11, 12, 13, 15, 16, 19, 20)
 SPARSE = [name for name in ZOO if name != "crowd"]  # whose atoms have at most 16 neighbours within SMALL_CUTOFF
+ATTENTION, NONLINEAR = "RealAgnosticAttResidual", "RealAgnosticResidualNonLinear"
 # With a density or without; a density is the same whichever the other block.
-COMBINATIONS = [
-    (first, other, hidden)
-    for first, other, hidden in itertools.product(INTERACTIONS, INTERACTIONS, ["4x0e", "4x0e + 4x1o"])
-    if ("Density" in first) == ("Density" in other)
+PAIRS = [
+    *itertools.product(("RealAgnostic", "RealAgnosticResidual"), repeat=2),
+    *itertools.product(("RealAgnosticDensity", "RealAgnosticDensityResidual"), repeat=2),
+    ("RealAgnosticResidual", ATTENTION),
+    (ATTENTION, ATTENTION),
+    (NONLINEAR, NONLINEAR),
+    ("RealAgnostic", NONLINEAR),
 ]
-# Every block in every place, with and without vectors; (RealAgnostic, RealAgnosticResidual, L = 1) is what the first tests use.
+COMBINATIONS = [(*pair, hidden) for pair in PAIRS for hidden in ("4x0e", "4x0e + 4x1o")]
+# With and without vectors; (RealAgnostic, RealAgnosticResidual, L = 1) is what the first tests use.
 QUICK = [
-    pair
-    for pair in COMBINATIONS
-    if (pair[0] == pair[1]) == (pair[2] == "4x0e") and pair != ("RealAgnostic", "RealAgnosticResidual", "4x0e + 4x1o")
-    if "Density" not in pair[0] or pair[:2] == ("RealAgnosticDensity", "RealAgnosticDensityResidual")
+    ("RealAgnostic", "RealAgnostic", "4x0e"),
+    ("RealAgnosticResidual", "RealAgnosticResidual", "4x0e"),
+    ("RealAgnosticResidual", "RealAgnostic", "4x0e + 4x1o"),
+    ("RealAgnosticDensity", "RealAgnosticDensityResidual", "4x0e + 4x1o"),
+    ("RealAgnosticResidual", ATTENTION, "4x0e + 4x1o"),
+    (NONLINEAR, NONLINEAR, "4x0e + 4x1o"),
 ]
 
 
@@ -68,6 +75,14 @@ def test_a_mace_keeps_every_promise_in_float32() -> None:
     assert report.passed, str(report)
 
 
+def test_every_block_is_tested() -> None:
+    for place in (0, 1):
+        assert {pair[place] for pair in PAIRS} >= set(INTERACTIONS) - {"RealAgnostic"} and {c[place] for c in COMBINATIONS} <= set(
+            INTERACTIONS
+        )
+    assert {name for pair in QUICK for name in pair[:2]} == set(INTERACTIONS)
+
+
 @pytest.mark.parametrize(("first", "other", "hidden"), QUICK)
 def test_every_block_in_every_place(first: str, other: str, hidden: str) -> None:
     report = report_of(config(first, other, hidden), SPARSE, rows=FORWARD)
@@ -96,6 +111,18 @@ def test_every_combination_keeps_every_promise(first: str, other: str, hidden: s
         {"contraction_basis": "reduced", "correlation": 3},
         {"model": "MACE", "gate": "tanh"},
         {"scale": 3.0, "shift": -0.7, "cutoff_power": 6},
+        {"hidden": "4x0e + 4x0o + 4x1o + 4x1e", "num_interactions": 3, "readout": "NonLinearBias"},
+        {"hidden": "4x0e + 4x1e", "so3": True, "radial_basis": "gaussian", "last_readout_only": True},
+        {
+            "first": NONLINEAR,
+            "other": NONLINEAR,
+            "edge_irreps": "2x0e + 2x1o",
+            "edge_irreps_first_scalar": True,
+            "apply_cutoff": False,
+            "agnostic_product": True,
+            "distance_transform": "Agnesi",
+            "pair_repulsion": True,
+        },
     ],
     ids=str,
 )
