@@ -69,7 +69,11 @@ def entries(structure: Structure, keys: Keys = MACE_KEYS) -> tuple[dict[str, Any
     default = Structure(structure.numbers, structure.positions)
     info: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
+    for name, value in structure.inputs.items():
+        (arrays if np.ndim(value) else info)[name] = value
     for field, key in keys._asdict().items():
+        if field == "inputs":
+            continue
         value = getattr(structure, field)
         if key is not None and not _is_absent(value, getattr(default, field)):
             (arrays if field in PER_ATOM else info)[key] = value

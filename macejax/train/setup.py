@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,6 +120,10 @@ def _stage(apply: SiteEnergy, loss: Loss, optimizer: optax.GradientTransformatio
     return Stage(loss, train_step, make_eval_step(apply, loss, num_devices=local))
 
 
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
 def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, devices: int) -> None:
     sizes = ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -131,8 +135,8 @@ def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, d
     )
     model = prepared.model
     log.say(
-        f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours, scale {model.scale:.4g}, "
-        f"shift {model.shift:.4g} eV"
+        f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours, "
+        f"scale {_listed(model.scales)}, shift {_listed(model.shifts)} eV"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from macejax.data.labels import Keys
 from macejax.data.read import read
-from macejax.data.structure import Structure
+from macejax.data.structure import DataError, Structure
 from macejax.data.write import write
 from tests import structures as zoo
 
@@ -62,3 +62,14 @@ def test_failure_leaves_the_older_file_alone(tmp_path: Path) -> None:
         write(path, [zoo.labelled("ethanol")], arrays=[{"x": np.zeros(4)}])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_inputs_of_models_come_back(tmp_path):
+    inputs = {"elec_temp": 0.5, "kind": np.array([1.0, 2.0])}
+    given = Structure(np.array([1, 8]), np.eye(3)[:2], energy=-1.0, total_charge=-1.0, inputs=inputs)
+    write(tmp_path / "a.xyz", [given])
+    (found,) = read(tmp_path / "a.xyz", Keys(inputs=("elec_temp", "kind")))
+    assert found.total_charge == -1.0 and found.inputs["elec_temp"] == 0.5
+    np.testing.assert_array_equal(found.inputs["kind"], [1.0, 2.0])
+    with pytest.raises(DataError, match="'absent' for inputs is in no frame"):
+        read(tmp_path / "a.xyz", Keys(inputs=("absent",)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from macejax.config import ConfigError
 from macejax.data.structure import DataError, Structure
 from macejax.data.write import write
 from macejax.train.prepare import prepare, require_labels
@@ -72,10 +73,39 @@ def test_refused_with_a_sentence(tmp_path, options, sentence):
         prepare(configuration(tmp_path, **options), pytest.fail)
 
 
-def test_several_heads_and_too_few_structures_are_refused(tmp_path):
-    heads = [s._replace(head="dft" if n % 2 else "xtb") for n, s in enumerate(waters(22))]
-    with pytest.raises(DataError, match=r"2 heads \(dft, xtb\)"):
-        prepare(configuration(tmp_path, structures=heads), pytest.fail)
+def two_heads() -> list[Structure]:
+    """Every other water by another method, whose oxygen has 2 eV less and whose springs are harder."""
+    soft, hard = waters(22)[::2], waters(22)[1::2]
+    hard = [s._replace(head="dft", energy=2 * s.energy + 8.0, forces=2 * s.forces) for s in hard]
+    return [*(s._replace(head="xtb") for s in soft), *hard]
+
+
+def test_heads_have_their_own_energies_scale_and_shift(tmp_path):
+    e0s = {"xtb": {"H": -1.0, "O": -8.0}, "dft": {"H": -1.0, "O": -10.0}}
+    said: list[str] = []
+    options = {"data__e0s": e0s, "model__model": "ScaleShiftMACE", "model__heads": ["xtb", "dft"]}
+    prepared = prepare(configuration(tmp_path, structures=two_heads(), **options), said.append)
+    model = prepared.model
+    assert "2 heads (xtb, dft)" in said[0] and model.heads == ("xtb", "dft") and model.e0s == ((-1.0, -8.0), (-1.0, -10.0))
+    for place, head in enumerate(model.heads):
+        of_head = [s for s in prepared.structures["train"] if s.head == head]
+        forces = np.concatenate([s.forces for s in of_head])
+        assert model.scale[place] == pytest.approx(np.sqrt(np.mean(forces**2)), rel=1e-12)
+        assert model.shift[place] == pytest.approx(np.mean([(s.energy - sum(e0s[head].values()) + 1.0) / 3 for s in of_head]), rel=1e-9)
+    assert {graph.head for graph in prepared.graphs["train"]} == {0, 1}
+    merged = prepare(configuration(tmp_path, model__heads=["all"]), pytest.fail)
+    assert merged.model.heads == ("all",) and {graph.head for graph in merged.graphs["train"]} == {0}
+
+
+def test_heads_that_are_not_there_and_too_few_structures_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no training structure has the head 'hf'; there are xtb, dft"):
+        prepare(configuration(tmp_path, structures=two_heads(), model__heads=["xtb", "hf"]), pytest.fail)
+    with pytest.raises(ConfigError, match="says nothing of the head 'dft'"):
+        prepare(configuration(tmp_path, data__e0s={"xtb": "average"}), lambda _: None)
+    with pytest.raises(DataError, match="head 'dft' is none of the model's"):
+        write(tmp_path / "test.xyz", two_heads()[-2:])
+        options = {"structures": waters(22), "data__test": str(tmp_path / "test.xyz"), "model__heads": ["Default", "xtb"]}
+        prepare(configuration(tmp_path, **options | {"structures": [*waters(8), *two_heads()[:8]]}), lambda _: None)
     with pytest.raises(DataError, match="1 structures are too few"):
         prepare(configuration(tmp_path, structures=waters(1)), pytest.fail)
 
