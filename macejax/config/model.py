@@ -223,46 +223,40 @@ class ModelSection(Section):
         if self.hidden_irreps is not None and (self.num_channels is not None or self.max_L is not None):
             raise ValueError("give either hidden_irreps, or num_channels and max_L, not both.")
         # an architecture that is wrong is told here
-        self.resolve(elements=(1,), e0s=((0.0,),), avg_num_neighbors=1.0, scale=(1.0,), shift=(0.0,))
+        self.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0)
         return self
 
     def resolve(
         self,
         *,
         elements: tuple[int, ...],
-        e0s: tuple[tuple[float, ...], ...],
+        e0s: tuple[Any, ...],
         avg_num_neighbors: float,
-        scale: tuple[float, ...],
-        shift: tuple[float, ...],
+        scale: float | tuple[float, ...],
+        shift: float | tuple[float, ...],
         heads: tuple[str, ...] = ("Default",),
     ) -> ModelConfig:
         """The ModelConfig with the values derived from the data, used where this section says `auto`.
 
         Args:
           elements: atomic numbers; a list of the user's own is already merged into it.
-          e0s: energies of the isolated atoms (eV) of each head.
+          e0s: energies of the isolated atoms (eV), or a row of them for each head.
           avg_num_neighbors: of the training set.
-          scale, shift: statistics of the training set of each head (eV).
+          scale, shift: statistics of the training set, or of each head (eV).
           heads: names of the heads.
         """
         architecture = self.model_dump(
             exclude={"model", "heads", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
         )
         first = "RealAgnostic" if self.model == "MACE" else "RealAgnosticResidual"
-        shift = (0.0,) * len(heads) if self.model == "MACE" else shift
-        one = len(heads) == 1
-        derived: dict[str, Any] = {
-            "avg_num_neighbors": avg_num_neighbors,
-            "scale": scale[0] if one else scale,
-            "shift": shift[0] if one else shift,
-        }
+        derived: dict[str, Any] = {"avg_num_neighbors": avg_num_neighbors, "scale": scale, "shift": 0.0 if self.model == "MACE" else shift}
         return ModelConfig(
             **{name: value for name, value in architecture.items() if name not in derived},
             **{name: value if architecture[name] == "auto" else architecture[name] for name, value in derived.items()},
             model="ScaleShiftMACE",
             heads=heads,
             elements=elements,
-            e0s=e0s[0] if one else e0s,
+            e0s=e0s,
             hidden_irreps=self._irreps(),
             interaction_first=self.interaction_first or first,
         )
@@ -272,7 +266,7 @@ class ModelSection(Section):
             return self.hidden_irreps
         channels = 128 if self.num_channels is None else self.num_channels
         top = 1 if self.max_L is None else self.max_L
-        return " + ".join(f"{channels}x{degree}{'eo'[degree % 2]}" for degree in range(top + 1))
+        return " + ".join(f"{channels}x{degree}{'e' if self.so3 else 'eo'[degree % 2]}" for degree in range(top + 1))
 
 
 def atomic_number(element: int | str) -> int:

@@ -70,7 +70,10 @@ def check_irreps(config: ModelConfig) -> None:
     for field, irreps in fields.items():
         if irreps is None:
             continue
-        parsed, names = e3nn.Irreps(irreps), irreps_of(irreps)
+        try:
+            parsed, names = e3nn.Irreps(irreps), irreps_of(irreps)
+        except ValueError:
+            raise ValueError(f"{field} {irreps!r} are no irreps: write them as 128x0e + 128x1o.") from None
         if len({mul for mul, _ in parsed}) != 1 or len(set(names)) != len(names):
             raise ValueError(f"{field} {irreps!r} must have every irrep once, all with the same number of channels.")
         if names[0] != "0e" or list(names) != sorted(names, key=lambda name: int(name[:-1])):

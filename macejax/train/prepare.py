@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -68,10 +68,10 @@ def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
     model = config.model.resolve(
         heads=heads,
         elements=elements,
-        e0s=tuple(map(tuple, e0s)),
+        e0s=_by_head([tuple(row) for row in e0s]),
         avg_num_neighbors=average_neighbors(graphs["train"]),
-        scale=tuple(scale for scale, _ in pairs),
-        shift=tuple(shift for _, shift in pairs),
+        scale=_by_head([scale for scale, _ in pairs]),
+        shift=_by_head([shift for _, shift in pairs]),
     )
     return Prepared(model, subsets, graphs, _fingerprint(model, graphs))
 
@@ -137,6 +137,11 @@ def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn
                 f"learn a mean (model.joint_embedding makes it an input)."
             )
     return heads
+
+
+def _by_head(values: Sequence[Any]) -> Any:
+    """Values of the heads; of a single one, its own."""
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _of_head(structures: Sequence[Structure], head: str, heads: Sequence[str]) -> list[Structure]:

@@ -62,7 +62,7 @@ def check(config: TrainConfig) -> None:
     if (config.run.device_count or 1) > jax.local_device_count():
         raise ConfigError(f"run.device_count is {config.run.device_count}, but there are {jax.local_device_count()} devices.")
     try:
-        build(config.model.resolve(elements=(1,), e0s=((0.0,),), avg_num_neighbors=1.0, scale=(1.0,), shift=(0.0,)))
+        build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
         schedule_factor(config.optimizer.schedule, 1, config.run.epochs)
         for loss in _losses(config):
             loss_terms(loss)

@@ -8,7 +8,6 @@ import shlex
 import pytest
 
 from macejax.config.migrate import FLAGS, migrate, read_command
-from macejax.config.migrate.flags import Arguments, Refusal, Set, if_known
 from macejax.config.migrate.model_rules import BLOCKS
 from macejax.model.mace import INTERACTIONS, build
 from tests.migrate.commands import MINIMAL, candidates, default, loaded, migrated
@@ -73,8 +72,6 @@ def test_options(command, options, tmp_path):
         "--model MACELES",
         "--model EnergyDipolesMACE",
         "--loss dipole",
-        "--interaction RealAgnosticAttResidualInteractionBlock",
-        "--hidden_irreps '8x0e + 8x1e'",
         "--hidden_irreps '8x0e + 4x1o'",
         "--hidden_irreps '8x0e + 8x4e'",
         "--max_L 4",
@@ -103,23 +100,24 @@ def test_what_macejax_cannot_do(command, tmp_path):
     assert loaded(migration, tmp_path)
 
 
-FUTURE = {
-    "apply_cutoff": "False",
-    "radial_type": "gaussian",
-    "edge_irreps": "8x0e",
-    "use_edge_irreps_first": "True",
-    "use_agnostic_product": "True",
-    "use_so3": "True",
-    "use_last_readout_only": "True",
-    "use_embedding_readout": "True",
-}
-
-
-@pytest.mark.parametrize("flag", FUTURE)
-def test_options_that_may_be_there(flag):
-    """Translated where the model has the option, else refused; never dropped in silence."""
-    migration = migrated(f"{MINIMAL} --{flag} {FUTURE[flag]}")
-    assert len(migration.refused) + len(migration.options) == 3
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ("--apply_cutoff False", {"model.apply_cutoff": False}),
+        ("--radial_type gaussian", {"model.radial_basis": "gaussian"}),
+        ("--edge_irreps 8x0e --use_edge_irreps_first True", {"model.edge_irreps": "8x0e", "model.edge_irreps_first_scalar": True}),
+        ("--use_edge_irreps_first True", {}),
+        ("--use_agnostic_product True", {"model.agnostic_product": True}),
+        ("--use_so3 True", {"model.so3": True}),
+        ("--use_last_readout_only True", {"model.last_readout_only": True}),
+        ("--use_embedding_readout True", {}),
+        ("--hidden_irreps '8x0e + 8x1e'", {"model.hidden_irreps": "8x0e + 8x1e"}),
+    ],
+)
+def test_switches_of_the_model(flags, options):
+    migration = migrated(f"{MINIMAL} {flags}")
+    assert not migration.refused and {key: value for key, value in migration.options.items() if key.startswith("model.")} == options
+    assert options or "without effect" in " ".join(migration.notes)
 
 
 def test_blocks():
@@ -128,16 +126,26 @@ def test_blocks():
     assert set(BLOCKS) == theirs & set(INTERACTIONS)
 
 
-def test_an_option_is_translated_once_macejax_has_it():
-    arguments = Arguments({"x": 3}, {"x": 1}, frozenset("x"))
-    assert list(if_known("model.cutoff", "no.")("x", arguments)) == [Set("model.cutoff", 3)]
-    assert list(if_known("model.soup", "no.")("x", arguments)) == [Refusal("no.")]
+def test_inputs_become_a_list():
+    charge = "'total_charge': {'type': 'categorical', 'per': 'graph', 'emb_dim': 8, 'num_classes': 5, 'offset': 2, 'in_dim': 1}"
+    field = "'field': {'type': 'continuous', 'per': 'atom', 'emb_dim': 4, 'in_dim': 3}"
+    options = migrated(f'{MINIMAL} --embedding_specs "{{{charge}, {field}}}" --use_embedding_readout True').options
+    assert options["model.joint_embedding"] == [
+        {"name": "total_charge", "type": "categorical", "per": "graph", "emb_dim": 8, "num_classes": 5, "offset": 2},
+        {"name": "field", "type": "continuous", "per": "atom", "emb_dim": 4, "in_dim": 3},
+    ]
+    assert options["data.keys.inputs"] == ["elec_temp", "field"]
 
 
 def test_every_flag_alone_acts_or_is_told():
     """Any flag at any value but its default changes the configuration, is refused, or is explained."""
     samples = {"name": "b", "train_file": "b.xyz", "hidden_irreps": "8x0e", "atomic_numbers": "[1]", "E0s": "average", "radial_MLP": "[8]"}
-    samples |= {"lr_params_factors": '{"products_lr_factor": 2}', "config_type_weights": '{"a": 2}', "embedding_specs": "{}"}
+    samples |= {
+        "lr_params_factors": '{"products_lr_factor": 2}',
+        "config_type_weights": '{"a": 2}',
+        "embedding_specs": "{}",
+        "edge_irreps": "8x0e",
+    }
     samples |= {"scheduler": "ExponentialLR", "heads": "{'a': {}, 'b': {}}", "ema_decay": "0.9", "MLP_irreps": "8x0e"}
     plain = migrated(MINIMAL)
     for name, flag in FLAGS.items():
@@ -169,6 +177,7 @@ def test_many_combinations_load(tmp_path):
         "config_type_weights": ["{'a': 2}"],
         "heads": ["{'Default': {'train_file': 'b.xyz', 'energy_key': 'E'}}"],
         "embedding_specs": ["{}"],
+        "edge_irreps": ["4x0e", "4x0e + 4x1o", "text"],
     }
     built = 0
     for trial in range(300):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from macejax.config.text import option_names
-
 
 class Set(NamedTuple):
     """An option of macejax that takes over what the flag says."""
@@ -100,11 +98,6 @@ OFF = Reader(lambda _: False, "none")
 WORDS = Reader(str, "many")
 
 
-def known(option: str) -> bool:
-    """Whether macejax has this option, given as a dotted name of an option or of a section."""
-    return any(name == option or name.startswith(option + ".") for name in option_names())
-
-
 def to(option: str, convert: Callable[[Any], Any] | None = None, note: str | None = None) -> Rule:
     """The option means the same; `note` is said where the flag is given."""
 
@@ -133,15 +126,6 @@ def refuse(text: str) -> Rule:
     def rule(name: str, arguments: Arguments) -> Iterator[Outcome]:
         if arguments.values[name] != arguments.defaults[name]:
             yield Refusal(text)
-
-    return rule
-
-
-def if_known(option: str, text: str, convert: Callable[[Any], Any] | None = None) -> Rule:
-    """As `to` from the day on which macejax has the option; until then as `refuse`."""
-
-    def rule(name: str, arguments: Arguments) -> Iterator[Outcome]:
-        yield from (to(option, convert) if known(option) else refuse(text))(name, arguments)
 
     return rule
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
-from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Set, if_known
+from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Rule, Set
 from macejax.config.migrate.literals import energies, integers, literal, read_json
 
 # Those of macejax.model.INTERACTIONS; a test compares them.
-BLOCKS = ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
+BLOCKS = (
+    "RealAgnostic",
+    "RealAgnosticResidual",
+    "RealAgnosticDensity",
+    "RealAgnosticDensityResidual",
+    "RealAgnosticAttResidual",
+    "RealAgnosticResidualNonLinear",
+)
 SUFFIX = "InteractionBlock"
 FIRST_OF_MODEL = {"MACE": "RealAgnostic", "ScaleShiftMACE": "RealAgnosticResidual"}
 FIRST_BLOCKS_OF_MACE = ("RealAgnostic", "RealAgnosticDensity")  # --model MACE replaces every other by the first of them
@@ -65,17 +73,49 @@ def hidden_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
     if _size_wins(arguments):
         yield Note("mace_run_train uses --num_channels and --max_L where all three are given; so does this configuration.")
         return
-    found = re.findall(r"(\d+)\s*x\s*(\d+)([eo])", irreps)
+    yield _unfit(irreps, arguments.values["max_ell"]) or Set("model.hidden_irreps", irreps)
+
+
+def edge_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--edge_irreps, some of the hidden irreps."""
+    irreps = arguments.values[name]
+    if irreps is None:
+        return
+    top = 1 if arguments.values["max_L"] is None else arguments.values["max_L"]
+    hidden = arguments.values["hidden_irreps"] or " + ".join(f"1x{degree}{'eo'[degree % 2]}" for degree in range(top + 1))
+    if refusal := _unfit(irreps, arguments.values["max_ell"]):
+        yield refusal
+    elif missing := {term[1:] for term in _terms(irreps)} - {term[1:] for term in _terms(hidden)}:
+        yield Refusal(f"{irreps!r}: macejax sends irreps that features have, and they have no {''.join(sorted(missing)[0])}.")
+    else:
+        yield Set("model.edge_irreps", irreps)
+
+
+def _terms(irreps: str) -> list[tuple[str, str, str]]:
+    """(channels, degree, parity) of every irrep."""
+    return re.findall(r"(\d+)\s*x\s*(\d+)([eo])", irreps)
+
+
+def _unfit(irreps: str, top: int) -> Refusal | None:
+    """Why macejax does not take these irreps."""
+    found = _terms(irreps)
     degrees = [int(degree) for _, degree, _ in found]
     rest = re.sub(r"\d+\s*x\s*\d+[eo]|[\s+]", "", irreps)
-    if not found or rest or len(set(degrees)) != len(degrees) or len({channels for channels, _, _ in found}) != 1:
-        yield Refusal(f"{irreps!r}: macejax takes every irrep once, all with the same number of channels, such as 128x0e + 128x1o.")
-    elif 0 not in degrees or any(parity != "eo"[int(degree) % 2] for _, degree, parity in found):
-        yield Refusal(f"{irreps!r}: macejax takes irreps of natural parity (0e, 1o, 2e, ...), with 0e among them.")
-    elif max(degrees) > arguments.values["max_ell"]:
-        yield Refusal(f"{irreps!r}: macejax takes no irreps beyond the degree {arguments.values['max_ell']} of --max_ell.")
+    if not found or rest or len({term[1:] for term in found}) != len(found) or len({channels for channels, _, _ in found}) != 1:
+        return Refusal(f"{irreps!r}: macejax takes every irrep once, all with the same number of channels, such as 128x0e + 128x1o.")
+    if found[0][1:] != ("0", "e") or degrees != sorted(degrees):
+        return Refusal(f"{irreps!r}: macejax takes irreps that begin with 0e and go on in ascending degree.")
+    if max(degrees) > top:
+        return Refusal(f"{irreps!r}: macejax takes no irreps beyond the degree {top} of --max_ell.")
+    return None
+
+
+def last_readout_only(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--use_last_readout_only."""
+    if arguments.values[name] and arguments.values["num_interactions"] == 1:
+        yield Refusal("a model of one layer would have no readout, in mace_run_train too: leave it out.")
     else:
-        yield Set("model.hidden_irreps", irreps)
+        yield Set("model.last_readout_only", arguments.values[name])
 
 
 def num_channels(name: str, arguments: Arguments) -> Iterator[Outcome]:
@@ -185,6 +225,49 @@ def statistics_file(name: str, arguments: Arguments) -> Iterator[Outcome]:
 
 
 def embedding_specs(name: str, arguments: Arguments) -> Iterator[Outcome]:
-    """--embedding_specs."""
-    text = "macejax has no embeddings of total charge, spin or temperature."
-    yield from if_known("model.joint_embedding", text, literal)(name, arguments)
+    """--embedding_specs: a dictionary there, a list here."""
+    text = arguments.values[name]
+    if text is None:
+        return
+    specs: dict[str, dict[str, Any]] = literal(text)
+    fields = {"categorical": ("num_classes", "offset"), "continuous": ("in_dim", "use_bias")}
+    yield Set(
+        "model.joint_embedding",
+        [
+            {"name": key}
+            | {field: spec[field] for field in ("type", "per", "emb_dim", *fields.get(spec.get("type", ""), ())) if field in spec}
+            for key, spec in specs.items()
+        ],
+    )
+    further = [key for key in specs if key not in ("total_charge", "total_spin", "charges", "elec_temp")]
+    if further:
+        yield Set("data.keys.inputs", ["elec_temp", *further])
+
+
+def beside(option: str, owner: str) -> Rule:
+    """The option means the same, and has no effect without another flag."""
+
+    def rule(name: str, arguments: Arguments) -> Iterator[Outcome]:
+        if arguments.values[owner] is not None:
+            yield Set(option, arguments.values[name])
+        elif name in arguments.given:
+            yield Note(f"without effect, as in mace_run_train, where --{owner} is not given.")
+
+    return rule
+
+
+def so3(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--use_so3."""
+    yield Set("model.so3", arguments.values[name])
+    if arguments.values[name] and arguments.values["hidden_irreps"] is None:
+        yield Note(
+            "with --max_L mace_run_train makes features of odd parity (1o), which then stay zero; macejax makes those that harmonics "
+            "without parity reach (1e)."
+        )
+
+
+def radial_type(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--radial_type."""
+    yield Set("model.radial_basis", arguments.values[name])
+    if arguments.values[name] == "chebyshev":
+        yield Note("torch has no derivative of its Chebyshev polynomials: forces of mace-torch lack that part, those of macejax have it.")

@@ -1,7 +1,7 @@
 """Every flag of mace_run_train 0.3.16: its default, how its text is read, and the rule that says what becomes of it here.
 
-A rule is `to` (the option means the same), `note` (no counterpart, and none needed), `refuse` (macejax cannot do it), `if_known` (refused
-until macejax has the option), `with_flag` (matters beside another flag only), or a function of model_rules or training_rules.
+A rule is `to` (the option means the same), `note` (no counterpart, and none needed), `refuse` (macejax cannot do it), `with_flag`
+(matters beside another flag only), or a function of model_rules or training_rules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from macejax.config.migrate.flags import (
     WORDS,
     Flag,
     choice,
-    if_known,
     note,
     refuse,
     to,
@@ -83,7 +82,7 @@ FLAGS: dict[str, Flag] = {
     "radial_type": Flag(
         "bessel",
         choice("bessel", "gaussian", "chebyshev"),
-        if_known("model.radial_basis", "macejax has the Bessel basis only."),
+        model.radial_type,
     ),
     "num_radial_basis": Flag(8, INTEGER, to("model.num_bessel")),
     "num_cutoff_basis": Flag(5, INTEGER, to("model.cutoff_power")),
@@ -91,9 +90,9 @@ FLAGS: dict[str, Flag] = {
     "distance_transform": Flag(
         "None", choice("None", "Agnesi", "Soft"), to("model.distance_transform", lambda kind: "none" if kind == "None" else kind)
     ),
-    "apply_cutoff": Flag(True, BOOLEAN, if_known("model.apply_cutoff", "macejax applies the cutoff to the radial basis.")),
-    "use_last_readout_only": Flag(False, BOOLEAN, if_known("model.last_readout_only", "macejax sums the readouts of all layers.")),
-    "use_embedding_readout": Flag(False, BOOLEAN, if_known("model.embedding_readout", "macejax has no readout of the embedding.")),
+    "apply_cutoff": Flag(True, BOOLEAN, to("model.apply_cutoff")),
+    "use_last_readout_only": Flag(False, BOOLEAN, model.last_readout_only),
+    "use_embedding_readout": Flag(False, BOOLEAN, model.beside("model.embedding_readout", "embedding_specs")),
     "interaction": Flag(
         "RealAgnosticResidualInteractionBlock", choice(*FIRST_BLOCKS, "RealAgnosticAttResidualInteractionBlock"), model.interaction
     ),
@@ -109,18 +108,14 @@ FLAGS: dict[str, Flag] = {
             "in mace_run_train it only acts where cuequivariance is installed; the bases span the same functions.",
         ),
     ),
-    "use_so3": Flag(False, BOOLEAN, if_known("model.so3", "features of macejax have natural parity.")),
-    "use_agnostic_product": Flag(
-        False, BOOLEAN, if_known("model.agnostic_product", "the product basis of macejax has weights for each element.")
-    ),
+    "use_so3": Flag(False, BOOLEAN, model.so3),
+    "use_agnostic_product": Flag(False, BOOLEAN, to("model.agnostic_product")),
     "num_interactions": Flag(2, INTEGER, to("model.num_interactions")),
     "MLP_irreps": Flag("16x0e", TEXT, model.readout_irreps),
     "radial_MLP": Flag("[64, 64, 64]", TEXT, to("model.radial_mlp", integers)),
     "hidden_irreps": Flag(None, TEXT, model.hidden_irreps),
-    "edge_irreps": Flag(None, TEXT, if_known("model.edge_irreps", "macejax has the irreps of the nodes on the edges.")),
-    "use_edge_irreps_first": Flag(
-        False, BOOLEAN, if_known("model.edge_irreps_first_scalar", "macejax has the irreps of the nodes on the edges.")
-    ),
+    "edge_irreps": Flag(None, TEXT, model.edge_irreps),
+    "use_edge_irreps_first": Flag(False, BOOLEAN, model.beside("model.edge_irreps_first_scalar", "edge_irreps")),
     "num_channels": Flag(None, INTEGER, model.num_channels),
     "max_L": Flag(None, INTEGER, model.max_L),
     "gate": Flag("silu", choice("silu", "tanh", "abs", "None"), to("model.gate", str.lower)),
@@ -167,7 +162,11 @@ FLAGS: dict[str, Flag] = {
     "pseudolabel_replay": Flag(False, BOOLEAN, FINE_TUNING),
     "pseudolabel_replay_compute_stress": Flag(False, BOOLEAN, FINE_TUNING),
     "foundation_filter_elements": Flag(True, BOOLEAN, FINE_TUNING),
-    "heads": Flag(None, TEXT, refuse("a model of macejax has one head: migrate the heads one by one, each with its own files.")),
+    "heads": Flag(
+        None,
+        TEXT,
+        refuse("macejax reads the head of a structure from the file (data.keys.head), not from which file it is in: write it there."),
+    ),
     "multiheads_finetuning": Flag(True, BOOLEAN, FINE_TUNING),
     "foundation_head": Flag(None, TEXT, FINE_TUNING),
     "weight_pt_head": Flag(1.0, NUMBER, FINE_TUNING),
@@ -193,11 +192,11 @@ FLAGS: dict[str, Flag] = {
     "polarizability_key": Flag("polarizability", TEXT, NO_LABEL),
     "head_key": Flag("head", TEXT, training.key("head")),
     "charges_key": Flag("REF_charges", TEXT, training.key("charges")),
-    "elec_temp_key": Flag("elec_temp", TEXT, NO_LABEL),
+    "elec_temp_key": Flag("elec_temp", TEXT, training.elec_temp_key),
     "total_spin_key": Flag("total_spin", TEXT, training.key("total_spin")),
     "total_charge_key": Flag("total_charge", TEXT, training.key("total_charge")),
     "embedding_specs": Flag(None, TEXT, model.embedding_specs),
-    "skip_evaluate_heads": Flag("pt_head", TEXT, note("without effect: a model of macejax has one head.")),
+    "skip_evaluate_heads": Flag("pt_head", TEXT, note("without effect: errors of every head are tabulated.")),
     # The loss
     "loss": Flag(
         "weighted",

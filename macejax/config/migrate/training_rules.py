@@ -278,3 +278,9 @@ def eval_interval(flag: str, arguments: Arguments) -> Iterator[Outcome]:
 
 def _is_schedule_free(arguments: Arguments) -> bool:
     return arguments.values["optimizer"] == "schedulefree"
+
+
+def elec_temp_key(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--elec_temp_key: inputs of macejax have their own names in the file."""
+    if arguments.values[name] != "elec_temp":
+        yield Refusal("macejax reads the temperature of the electrons from the key elec_temp: rename it in the file.")
