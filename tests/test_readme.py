@@ -32,7 +32,7 @@ def test_the_example_runs(tmp_path):
 
 
 def test_links_and_commands_exist():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith(("http", "#"))]
     assert links and all((REPOSITORY / link).exists() for link in links), links
     commands = re.findall(r"^    macejax (\w+)", README, flags=re.MULTILINE)
     assert commands and set(commands) <= set(COMMANDS)

@@ -15,6 +15,7 @@ def command(
         "evaluated.xyz"
     ),
     keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in the file: energy=dft_energy.")] = None,
+    head: Annotated[str | None, typer.Option(help="Head for all structures, instead of the one that each names.")] = None,
     dtype: Annotated[Literal["float32", "float64"] | None, typer.Option(help="Precision; by default that of the model.")] = None,
     batch_atoms: Annotated[int, typer.Option(min=1, help="Atoms per batch and device; changes speed and memory, not results.")] = 256,
     device_count: Annotated[int | None, typer.Option(min=1, help="Local devices to use, all by default.")] = None,
@@ -34,12 +35,14 @@ def command(
 
     from macejax.data.read import read
     from macejax.data.write import write
+    from macejax.model.heads import select_head
     from macejax.train.evaluate import evaluate, label_table, predictions
     from macejax.train.table import plain
 
     frames = read(structures, label_keys, need_labels=False)
     devices = device_count or jax.local_device_count()
-    evaluated = evaluate(load_model(model), frames, dtype=dtype, nodes=batch_atoms, num_devices=devices)
+    potential = load_model(model) if head is None else select_head(load_model(model), head)
+    evaluated = evaluate(potential, frames, dtype=dtype, nodes=batch_atoms, num_devices=devices)
     info, arrays = zip(*predictions(evaluated), strict=True)
     write(output, frames, info=info, arrays=arrays)
     table = label_table(evaluated, frames)

@@ -49,6 +49,10 @@ class Committee(AseCalculator):
             member.share_program(next(alike, member))
             self.members.append(member)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation, inputs in `atoms.info` among it."""
+        return super().check_state(atoms, tol) or self.members[0].check_state(atoms, tol)
+
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
     ) -> None:
