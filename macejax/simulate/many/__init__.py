@@ -1,5 +1,6 @@
 """Many unlike systems at once, in one compiled program."""
 
 from macejax.simulate.many.md import Run, Runs, run_many
+from macejax.simulate.many.relax import Relaxations, Relaxed, relax_many
 
-__all__ = ["Run", "Runs", "run_many"]
+__all__ = ["Relaxations", "Relaxed", "Run", "Runs", "relax_many", "run_many"]

@@ -12,9 +12,9 @@ NVE is B A A B (velocity Verlet), NVT B A O A B (Leimkuhler and Matthews, J. Che
 stochastic cell rescaling of Bernetti and Bussi (J. Chem. Phys. 153, 114107, 2020) and, for the whole cell, of Del Tatto et al. (Appl. Sci.
 12, 1139, 2022), with P = (sum m v v - dE/d(strain)) / V, c the compressibility and W normal random numbers. For the volume alone, P is the
 mean of its diagonal and W is one number over sqrt(3); for the cell W is a symmetric matrix, whose off-diagonal elements have half the
-variance, so that the cell is strained and never rotated. The term kT / V of the paper's equation for the cell is absent in the exponent: it
-is what Ito's rule adds when the exponential is expanded. C stands where energy, stress and velocity of one time are at hand, so that a step needs one
-evaluation of the model.
+variance, so that the cell is strained and never rotated. The term kT / V of the paper's equation for the cell is absent in the exponent:
+it is what Ito's rule adds when the exponential is expanded. C stands where energy, stress and velocity of one time are at hand, so that a
+step needs one evaluation of the model.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def rule(ensemble: Ensemble, free_shape: bool = False) -> Rule:
         temperature = 2 * kinetic_energy(state, graph) / state.globals["freedom"]
         return jnp.where(temperature > state.globals["hottest"], HOT, RUNNING)
 
-    return Rule(move, _kick, verdict)
+    return Rule(move, _kick, verdict, begin=lambda state, graph: state)
 
 
 def kinetic_energy(state: Fields, graph: jraph.GraphsTuple) -> jax.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize
 
 CHUNK = 64  # steps from one look of the host to the next, at most
 RECORDED = Recorded(("positions", "velocities", "forces"), ("cell", "energy", "strain_derivative", "has_volume", "timestep", "freedom"))
-Many = float | Sequence[float] | np.ndarray
+Many: TypeAlias = float | Sequence[float]
 
 
 class Run(NamedTuple):
@@ -131,7 +131,7 @@ def run_many(
     for k, (name, atoms) in enumerate(zip(names_of(images), images, strict=True)):
         settings = {option: value[k] for option, value in values.items()}
         jobs.append(_job(k, name, atoms, ensemble, steps, every, lanes[k], skin, settings))
-    e0s = [e0_of(atoms, config) for atoms in images]
+    e0s = [e0_of(job.structure, config) for job in jobs]
     thermos: list[list[Thermo]] = [[] for _ in images]
     frames: list[list[Atoms]] = [[] for _ in images]
     runs: list[Any] = [None] * len(images)

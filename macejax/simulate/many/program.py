@@ -16,11 +16,12 @@ from macejax.simulate.many.lists import Lists, reach_used
 
 
 class Rule(NamedTuple):
-    """What a step is. All three are pure functions of a batch."""
+    """What a step is, as pure functions of a batch."""
 
     move: Callable[[Fields, jraph.GraphsTuple], Fields]  # to the positions and cell at which forces are needed next
     finish: Callable[[Fields, jraph.GraphsTuple], Fields]  # what the step does once energy, forces and strain_derivative are new
     verdict: Callable[[Fields, jraph.GraphsTuple], jax.Array]  # status [G] of the systems that have just been evaluated
+    begin: Callable[[Fields, jraph.GraphsTuple], Fields]  # instead of `finish`, after the first evaluation of all, which is no step
 
 
 class Recorded(NamedTuple):
@@ -109,9 +110,9 @@ def _step(
     moved = choose(new, state, rule.move(state, graph), graph)
     used = reach_used(lists, moved, cutoff)
     found = evaluate(site_energy, dtype, params, graph, moved)
-    at_rest = moved.update({"forces": found.forces}, energy=found.energy, strain_derivative=found.strain_derivative, used=used)
-    after = rule.finish(at_rest, graph)
-    after = choose(new, at_rest, after.update(step=after.globals["step"] + 1), graph).update(new=jnp.zeros_like(new))
+    known = moved.update({"forces": found.forces}, energy=found.energy, strain_derivative=found.strain_derivative, used=used)
+    stepped = rule.finish(known.update(step=known.globals["step"] + 1), graph)
+    after = choose(new, rule.begin(known, graph), stepped, graph).update(new=jnp.zeros_like(new))
     finite = jnp.isfinite(found.energy + sum_per_graph(jnp.sum(found.forces, axis=1), graph))
     missing = used > 1  # not where it is NaN: then nothing is finite
     verdict = jnp.where(missing, STALE, jnp.where(finite, rule.verdict(after, graph), NONFINITE))

@@ -12,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
 
 from macejax.config import ConfigError, ModelConfig
+from macejax.data.species import species_index
 from macejax.data.structure import DataError, Structure, check
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
@@ -76,7 +77,9 @@ def lanes_of(model: Model | Sequence[Model], count: int) -> tuple[list[Model], l
     different: list[Model] = []
     lanes = []
     for given in each(model, count, "model"):
-        lane = next((k for k, known in enumerate(different) if known.params is given.params), len(different))
+        lane = next(
+            (k for k, known in enumerate(different) if known.params is given.params and known.config == given.config), len(different)
+        )
         if lane == len(different):
             different.append(given)
         lanes.append(lane)
@@ -112,10 +115,13 @@ def site_energy_of(config: ModelConfig, own: SiteEnergy | None) -> SiteEnergy:
     return build(config).apply if own is None else own
 
 
-def e0_of(atoms: Atoms, config: ModelConfig) -> float:
-    """Sum of the energies of the isolated atoms (eV)."""
-    e0s = dict(zip(config.elements, config.e0s, strict=True))
-    return float(sum(e0s[number] for number in atoms.numbers.tolist()))
+def e0_of(structure: Structure, config: ModelConfig) -> float:
+    """Sum of the energies of the isolated atoms (eV).
+
+    Raises:
+      DataError: the model does not know an element.
+    """
+    return float(np.asarray(config.e0s, np.float64)[species_index(structure.numbers, config.elements, structure.source)].sum())
 
 
 def atoms_of(start: Atoms, frame: Fields, e0: float) -> Atoms:
