@@ -54,7 +54,7 @@ def test_steps_are_those_of_ase(optimizer, theirs, options):
     systems = [copper(lattice=1.03 * LATTICE), copper((2, 1, 1), seed=1), cluster(), slab()]
     cells, pressures, fmax = [True, True, False, False], [5.0, 0.0, 0.0, 0.0], [1e-3, 1e-2, 0.05, 1e-3]
     found = relax(systems, optimizer=optimizer, cell=cells, pressure=pressures, fmax=fmax)
-    assert found.summary.compilations == 1
+    assert found.summary.compilations <= 2  # under pressure, neighbours become more
     for k, result in enumerate(found.results):
         atoms, steps = with_ase(systems[k], theirs, fmax[k], cells[k], pressures[k], **options)
         assert result.end.converged and not result.stopped and result.end.step == steps

@@ -14,7 +14,7 @@ import jraph
 
 from macejax.model.geometry import sum_per_graph
 from macejax.simulate.many.fields import Fields, max_per_graph, of_atoms
-from macejax.simulate.many.lists import inverse
+from macejax.simulate.many.matrices import exponential, inverse, volumes
 
 
 class Vector(NamedTuple):
@@ -54,7 +54,7 @@ def place(state: Fields, at: Vector, graph: jraph.GraphsTuple, cells: bool) -> F
     """The state with atoms and cell where the coordinates say. `cells`: whether any cell moves."""
     positions, of_systems = at.atoms, {"log_deformation": at.cell}
     if cells:
-        deformation = jnp.swapaxes(jax.vmap(jax.scipy.linalg.expm)(at.cell / _count(graph)), 1, 2)
+        deformation = jnp.swapaxes(exponential(at.cell / _count(graph)), 1, 2)
         moves = state.globals["free_cell"][:, None, None]
         of_systems["cell"] = jnp.where(moves, state.globals["first_cell"] @ deformation, state.globals["cell"])
         positions = jnp.einsum("na,nab->nb", positions, of_atoms(deformation, graph))
@@ -67,9 +67,9 @@ def downhill(state: Fields, graph: jraph.GraphsTuple, cells: bool) -> Vector:
     if not cells:
         return Vector(forces, jnp.zeros_like(state.globals["cell"]))
     count = _count(graph)
-    volume = jnp.abs(jnp.linalg.det(state.globals["cell"]))[:, None, None]
+    volume = volumes(state.globals["cell"])[:, None, None]
     virial = -state.globals["strain_derivative"] - state.globals["pressure"][:, None, None] * volume * jnp.eye(3)
-    deformation, pull_back = jax.vjp(jax.vmap(jax.scipy.linalg.expm), state.globals["log_deformation"] / count)
+    deformation, pull_back = jax.vjp(exponential, state.globals["log_deformation"] / count)
     of_cell = pull_back(virial @ inverse(jnp.swapaxes(deformation, 1, 2)))[0] / count
     of_cell = jnp.where(state.globals["free_cell"][:, None, None], of_cell, 0)
     return Vector(jnp.einsum("na,nab->nb", forces, of_atoms(deformation, graph)), of_cell)
@@ -77,7 +77,7 @@ def downhill(state: Fields, graph: jraph.GraphsTuple, cells: bool) -> Vector:
 
 def excess_stress(state: Fields) -> jax.Array:
     """[G], largest component of stress + pressure (eV/Angstrom^3), 0 where the cell is held."""
-    volume = jnp.abs(jnp.linalg.det(state.globals["cell"]))
+    volume = volumes(state.globals["cell"])
     moves = state.globals["free_cell"]
     stress = state.globals["strain_derivative"] / jnp.where(moves, volume, 1)[:, None, None]
     excess = jnp.max(jnp.abs(stress + state.globals["pressure"][:, None, None] * jnp.eye(3)), axis=(1, 2))

@@ -27,6 +27,7 @@ import jraph
 
 from macejax.model.geometry import sum_per_graph
 from macejax.simulate.many.fields import HOT, RUNNING, Fields, of_atoms
+from macejax.simulate.many.matrices import exponential, volumes
 from macejax.simulate.many.program import Rule
 
 Ensemble = Literal["nve", "nvt", "npt"]
@@ -91,7 +92,7 @@ def _thermostat(state: Fields, graph: jraph.GraphsTuple) -> Fields:
 def _rescale(state: Fields, graph: jraph.GraphsTuple, free_shape: bool) -> Fields:
     """C."""
     of_system, velocities = state.globals, state.nodes["velocities"]
-    volume = jnp.abs(jnp.linalg.det(of_system["cell"]))
+    volume = volumes(of_system["cell"])
     flow = sum_per_graph(state.nodes["masses"][:, None, None] * velocities[:, :, None] * velocities[:, None, :], graph)
     one = jnp.eye(3)
     excess = (flow - of_system["strain_derivative"]) / volume[:, None, None] - of_system["pressure"][:, None, None] * one
@@ -105,7 +106,7 @@ def _rescale(state: Fields, graph: jraph.GraphsTuple, free_shape: bool) -> Field
     else:
         mean = jnp.trace(excess, axis1=1, axis2=2)[:, None, None] / 3
         strain = (rate[:, None, None] * mean + width * noise[:, :1, :1] / jnp.sqrt(3)) * one
-    stretch, shrink = (jax.vmap(jax.scipy.linalg.expm)(sign * strain) for sign in (1, -1))
+    stretch, shrink = (exponential(sign * strain) for sign in (1, -1))
     return state.update(
         {
             "positions": jnp.einsum("na,nab->nb", state.nodes["positions"], of_atoms(stretch, graph)),

@@ -15,6 +15,7 @@ from macejax.data.neighbors import wrap
 from macejax.data.structure import Structure
 from macejax.model.geometry import sum_per_graph
 from macejax.simulate.many.fields import Fields, max_per_graph, of_atoms
+from macejax.simulate.many.matrices import inverse
 
 
 class Listed(NamedTuple):
@@ -77,10 +78,3 @@ def reach_used(lists: Lists, state: Fields, cutoff: float) -> Any:
     mean = sum_per_graph(moved, lists.graph) / jnp.maximum(lists.graph.n_node, 1)[:, None]
     distance = jnp.sqrt(jnp.sum((moved - of_atoms(mean, lists.graph)) ** 2, axis=1))
     return (cutoff + 2 * max_per_graph(distance, lists.graph)) * stretch / lists.reach
-
-
-def inverse(m: Any) -> Any:
-    """Inverse of matrices [..., 3, 3], by cofactors."""
-    rows = jnp.cross(m[..., [1, 2, 0], :], m[..., [2, 0, 1], :])
-    determinant = jnp.sum(m[..., 0, :] * rows[..., 0, :], axis=-1)
-    return jnp.swapaxes(rows, -1, -2) / determinant[..., None, None]

@@ -70,6 +70,7 @@ def run_many(
     every: int = 10,
     observe: Callable[[int, Atoms, Thermo], None] | None = None,
     keep_frames: bool = True,
+    names: Sequence[str] | None = None,
     max_temperature: float | None = None,
     dtype: Literal["float32", "float64"] = "float64",
     skin: float = 0.5,
@@ -97,6 +98,7 @@ def run_many(
       every: steps from frame to frame; step 0 and the last one always are frames.
       observe: called with the place of the system, its atoms and its Thermo at every frame, in order of steps for each system.
       keep_frames: whether `frames` holds them too.
+      names: what sentences call the systems; by default their place and formula.
       max_temperature: K; hotter systems are stopped. By default ten times the target, or the start.
       dtype: of the model; positions, velocities and sums over atoms are float64 in any case.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
@@ -128,7 +130,7 @@ def run_many(
     images = [atoms.copy() for atoms in systems]
     values = {name: each(value, len(images), name) for name, value in options.items()}
     jobs = []
-    for k, (name, atoms) in enumerate(zip(names_of(images), images, strict=True)):
+    for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
         settings = {option: value[k] for option, value in values.items()}
         jobs.append(_job(k, name, atoms, ensemble, steps, every, lanes[k], skin, settings))
     e0s = [e0_of(job.structure, config) for job in jobs]

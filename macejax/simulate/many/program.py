@@ -13,6 +13,7 @@ from macejax.model.geometry import edge_vectors, sum_per_graph
 from macejax.potential import Prediction, SiteEnergy, assemble
 from macejax.simulate.many.fields import NONFINITE, RUNNING, STALE, Fields, choose
 from macejax.simulate.many.lists import Lists, reach_used
+from macejax.simulate.many.matrices import volumes
 
 
 class Rule(NamedTuple):
@@ -88,7 +89,7 @@ def make_advance(site_energy: SiteEnergy, rule: Rule, cutoff: float, dtype: Any,
 def evaluate(site_energy: SiteEnergy, dtype: Any, params: Any, graph: jraph.GraphsTuple, state: Fields) -> Prediction:
     """Energy, forces and strain derivative at the positions and cells of `state`, in float64 but for the model itself."""
     cell = state.globals["cell"]
-    volume = jnp.where(state.globals["has_volume"], jnp.abs(jnp.linalg.det(cell)), 0)
+    volume = jnp.where(state.globals["has_volume"], volumes(cell), 0)
     graph = graph._replace(
         nodes={**graph.nodes, "positions": state.nodes["positions"]}, globals={**graph.globals, "cell": cell, "volume": volume}
     )

@@ -65,6 +65,8 @@ def relax_many(
     pressure: Many = 0.0,
     smax: float | None = None,
     observe: Callable[[int, Atoms, Relaxation], None] | None = None,
+    on_result: Callable[[int, Relaxed], None] | None = None,
+    names: Sequence[str] | None = None,
     dtype: Literal["float32", "float64"] = "float64",
     skin: float = 0.5,
     batch_atoms: int = 2048,
@@ -85,6 +87,8 @@ def relax_many(
       pressure: GPa, on the free cell; for all or for each.
       smax: besides, the largest component of stress + pressure that is left, GPa.
       observe: called with the place of the system, its atoms and how far it is, after each step and before the first.
+      on_result: called with the place of a system and its result, as soon as it is there.
+      names: what sentences call the systems; by default their place and formula.
       dtype: of the model; positions, steps and sums over atoms are float64 in any case. float32 reaches an fmax of about 0.001.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
@@ -107,7 +111,7 @@ def relax_many(
         raise ConfigError("smax is about the stress of a free cell: set cell=True.")
     images = [atoms.copy() for atoms in systems]
     jobs = []
-    for k, (name, atoms) in enumerate(zip(names_of(images), images, strict=True)):
+    for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
         jobs.append(_job(k, name, atoms, optimizer, steps, lanes[k], skin, {option: value[k] for option, value in values.items()}))
     e0s = [e0_of(job.structure, config) for job in jobs]
     paths: list[list[Relaxation]] = [[] for _ in images]
@@ -128,6 +132,8 @@ def relax_many(
         end = paths[k][-1] if paths[k] else Relaxation(0, np.nan, np.inf, False)
         sentence = f"{job.name}: {stopped}" if stopped else ""
         results[k] = Relaxed(job.name, atoms_of(images[k], job.state, e0s[k]), end, paths[k], sentence)
+        if on_result is not None:
+            on_result(k, results[k])
 
     with jax.enable_x64(True):
         recorded = Recorded((), NUMBERS) if observe is None else WHOLE

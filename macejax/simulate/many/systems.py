@@ -19,8 +19,10 @@ from macejax.potential import SiteEnergy
 from macejax.simulate.many.fields import Fields
 
 
-def names_of(systems: Sequence[Atoms]) -> list[str]:
-    """What a person calls each system: its place, and its formula."""
+def names_of(systems: Sequence[Atoms], given: Sequence[str] | None = None) -> list[str]:
+    """What a person calls each system: as given, or its place and formula."""
+    if given is not None:
+        return each(list(given), len(systems), "names")
     return [f"system {k} ({atoms.get_chemical_formula()})" for k, atoms in enumerate(systems)]
 
 
