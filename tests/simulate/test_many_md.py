@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,12 @@ from tests.simulate.toy import CUTOFF, LATTICE, morse, toy_model
 ASE = 1e-10  # Angstrom after 20 steps
 ALONE = 1e-12  # relative
 ERRORS = 4  # standard errors of a mean
+
+
+@functools.cache
+def calculator() -> Calculator:
+    """One for all: it keeps its compiled programs."""
+    return Calculator(toy_model(), site_energy=morse)
 
 
 def copper(repeat=(1, 1, 1), seed: int = 0, amplitude: float = 0.05) -> Atoms:
@@ -68,7 +76,7 @@ def test_nve_is_that_of_ase():
     for result in found.runs:
         assert [state.step for state in result.thermo] == [0, 7, 14, 20] and not result.stopped
         atoms = result.frames[0].copy()
-        atoms.calc = Calculator(toy_model(), site_energy=morse)
+        atoms.calc = calculator()
         VelocityVerlet(atoms, 2.0 * units.fs).run(20)
         np.testing.assert_allclose(result.atoms.positions, atoms.positions, atol=ASE, rtol=0)
         np.testing.assert_allclose(result.atoms.get_velocities(), atoms.get_velocities(), atol=ASE, rtol=0)
@@ -125,7 +133,7 @@ def test_a_list_that_does_not_last_a_step_is_widened():
     fast = Atoms("Cu2", [[0, 0, 0], [0, 0, 9.0]], momenta=[[0, 0, 40.0], [0, 0, -40.0]])
     found = run([fast, cluster()], 6, timestep=20.0, skin=0.1, max_temperature=1e9, every=1).runs
     atoms = fast.copy()
-    atoms.calc = Calculator(toy_model(), site_energy=morse)
+    atoms.calc = calculator()
     VelocityVerlet(atoms, 20.0 * units.fs).run(6)
     np.testing.assert_allclose(found[0].atoms.positions, atoms.positions, atol=ASE)
     assert not found[0].stopped and np.linalg.norm(atoms.positions[0] - fast.positions[0]) > 1

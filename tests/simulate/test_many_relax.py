@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -16,6 +18,12 @@ from tests.simulate.toy import LATTICE, morse, toy_model
 
 MINIMUM = 1e-6  # eV
 SAME_STEPS = 1e-9  # Angstrom, over some tens of steps
+
+
+@functools.cache
+def calculator() -> Calculator:
+    """One for all: it keeps its compiled programs."""
+    return Calculator(toy_model(), site_energy=morse)
 
 
 def copper(repeat=(1, 1, 1), seed: int = 0, lattice: float = LATTICE) -> Atoms:
@@ -41,7 +49,7 @@ def relax(systems, **options):
 
 def with_ase(atoms: Atoms, optimizer, fmax: float, cell: bool = False, pressure: float = 0.0, **options) -> tuple[Atoms, int]:
     atoms = atoms.copy()
-    atoms.calc = Calculator(toy_model(), site_energy=morse)
+    atoms.calc = calculator()
     target = FrechetCellFilter(atoms, scalar_pressure=pressure * units.GPa) if cell else atoms
     algorithm = optimizer(target, logfile=None, **options)
     assert algorithm.run(fmax=fmax, steps=1000)

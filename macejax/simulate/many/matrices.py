@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-SQUARINGS, ORDER = 5, 12  # exact to rounding for norms up to 8
+SQUARINGS, ORDER = 6, 9  # exact to rounding for norms up to 8
 
 
 def inverse(m: jax.Array) -> jax.Array:
