@@ -89,6 +89,14 @@ def test_minima_are_those_of_bfgs_and_batches_do_not_matter():
     assert few.summary.chunks > together.summary.chunks
 
 
+def test_lbfgs_crosses_ground_that_curves_down():
+    """A bond pulled beyond its inflection, where the curvature is negative."""
+    pulled = Atoms("Cu2", [[0, 0, 0], [0, 0, 3.5]])
+    found = relax([pulled, copper()], fmax=1e-4).results[0]
+    assert found.end.converged and found.end.step < 25
+    assert found.end.energy == pytest.approx(with_ase(pulled, BFGS, 1e-4)[0].get_potential_energy(), abs=MINIMUM)
+
+
 def test_who_does_not_converge_says_so():
     done, slow = relax([copper(), copper((2, 1, 1))], fmax=[100.0, 1e-8], steps=3).results
     assert done.end.step == 0 and done.end.converged and not done.stopped

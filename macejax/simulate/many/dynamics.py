@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import jraph
 
 from macejax.model.geometry import sum_per_graph
-from macejax.simulate.many.fields import HOT, RUNNING, Fields, of_atoms
+from macejax.simulate.many.fields import HOT, RUNNING, Fields, choose, of_atoms
 from macejax.simulate.many.matrices import exponential, volumes
 from macejax.simulate.many.program import Rule
 
@@ -51,11 +51,14 @@ def rule(ensemble: Ensemble, free_shape: bool = False) -> Rule:
             state = _thermostat(state, graph)
         return _drift(state, graph)
 
+    def finish(state: Fields, graph: jraph.GraphsTuple) -> Fields:
+        return choose(state.globals["new"], state, _kick(state, graph), graph)
+
     def verdict(state: Fields, graph: jraph.GraphsTuple) -> jax.Array:
         temperature = 2 * kinetic_energy(state, graph) / state.globals["freedom"]
         return jnp.where(temperature > state.globals["hottest"], HOT, RUNNING)
 
-    return Rule(move, _kick, verdict, begin=lambda state, graph: state)
+    return Rule(move, finish, verdict)
 
 
 def kinetic_energy(state: Fields, graph: jraph.GraphsTuple) -> jax.Array:

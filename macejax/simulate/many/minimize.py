@@ -27,8 +27,8 @@ FIRST_MIXING, MIXING_DECAY = 0.1, 0.99
 def rule(optimizer: Optimizer, cells: bool) -> Rule:
     """One step of a relaxation.
 
-    `nodes`: undeformed [n, 3]. `globals`: log_deformation, first_cell [3, 3], free_cell, pressure (eV/Angstrom^3), fmax (eV/Angstrom), smax
-    (eV/Angstrom^3), largest_force and largest_stress; `memory` gives what each optimizer adds.
+    `nodes`: undeformed, downhill [n, 3]. `globals`: log_deformation, cell_downhill, first_cell [3, 3], free_cell, pressure and smax
+    (eV/Angstrom^3), fmax (eV/Angstrom), largest_force and largest_stress; `memory` gives what each optimizer adds.
 
     Args:
       optimizer: FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) or LBFGS (Nocedal, Math. Comp. 35, 773, 1980; without line search).
@@ -37,20 +37,21 @@ def rule(optimizer: Optimizer, cells: bool) -> Rule:
     step: Callable[..., tuple[Vector, Fields]] = {"FIRE": _fire, "LBFGS": _lbfgs}[optimizer]
 
     def move(state: Fields, graph: jraph.GraphsTuple) -> Fields:
-        at, force = coordinates(state), downhill(state, graph, cells)
+        at, force = coordinates(state), Vector(state.nodes["downhill"], state.globals["cell_downhill"])
         change, state = step(state, at, force, graph)
         return place(state, at.plus(change, jnp.ones(graph.n_node.shape[0]), graph), graph, cells)
 
     def measure(state: Fields, graph: jraph.GraphsTuple) -> Fields:
         force = downhill(state, graph, cells)
-        return state.update(largest_force=longest(force, graph), largest_stress=excess_stress(state))
+        largest = {"largest_force": longest(force, graph), "largest_stress": excess_stress(state)}
+        return state.update({"downhill": force.atoms}, cell_downhill=force.cell, **largest)
 
     def verdict(state: Fields, graph: jraph.GraphsTuple) -> jax.Array:
         del graph
         low = (state.globals["largest_force"] < state.globals["fmax"]) & (state.globals["largest_stress"] <= state.globals["smax"])
         return jnp.where(low, DONE, RUNNING)
 
-    return Rule(move, measure, verdict, begin=measure)
+    return Rule(move, measure, verdict)
 
 
 def memory(optimizer: Optimizer, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -96,28 +97,33 @@ def _fire(state: Fields, at: Vector, force: Vector, graph: jraph.GraphsTuple) ->
 
 
 def _lbfgs(state: Fields, at: Vector, force: Vector, graph: jraph.GraphsTuple) -> tuple[Vector, Fields]:
-    """The next step, and the state that remembers it. Where the direction does not go downhill, the history is forgotten."""
+    """The next step, and the state that remembers it.
+
+    Where the last step showed no positive curvature, or the direction does not go downhill, the history is forgotten and the step follows
+    the force, as long as the curvature's absolute value says.
+    """
     nodes, old = state.nodes, state.globals
     change = Vector(at.atoms - nodes["before"], at.cell - old["cell_before"])
     bend = Vector(nodes["force_before"] - force.atoms, old["cell_force_before"] - force.cell)
     curvature = dot(change, bend, graph)
-    scale = jnp.sqrt(dot(change, change, graph) * dot(bend, bend, graph))
-    learnt = old["moved"] & (curvature > FLAT * scale)
+    length, turn = dot(change, change, graph), dot(bend, bend, graph)
+    learnt = old["moved"] & (curvature > FLAT * jnp.sqrt(length * turn))
     changes = _push(Vector(nodes["changes"], old["cell_changes"]), change, learnt, graph)
     bends = _push(Vector(nodes["bends"], old["cell_bends"]), bend, learnt, graph)
     weight = jnp.where(learnt, 1 / jnp.where(learnt, curvature, 1), 0)[:, None]
     weights = jnp.where(learnt[:, None], jnp.concatenate([old["weights"][:, 1:], weight], axis=1), old["weights"])
     step = _two_loops(force, changes, bends, weights, graph)
-    uphill = ~(dot(step, force, graph) > 0)
-    straight = force.times(jnp.full(len(uphill), 1 / CURVATURE), graph)
-    keep = jnp.where(uphill, 0.0, 1.0)
-    step = step.times(keep, graph).plus(straight, 1 - keep, graph)
+    concave = old["moved"] & ~learnt
+    forget = concave | ~(dot(step, force, graph) > 0)
+    steepness = jnp.where(concave, jnp.abs(curvature) / jnp.where(length > 0, length, 1), CURVATURE)
+    keep = jnp.where(forget, 0.0, 1.0)
+    step = step.times(keep, graph).plus(force, (1 - keep) / jnp.maximum(steepness, FLAT), graph)
     step = step.times(LONGEST_STEP / jnp.maximum(longest(step, graph), LONGEST_STEP), graph)
     state = state.update(
         {"changes": changes.atoms, "bends": bends.atoms, "before": at.atoms, "force_before": force.atoms},
         cell_changes=changes.cell,
         cell_bends=bends.cell,
-        weights=jnp.where(uphill[:, None], 0, weights),
+        weights=jnp.where(forget[:, None], 0, weights),
         cell_before=at.cell,
         cell_force_before=force.cell,
         moved=jnp.ones_like(old["moved"]),

@@ -20,9 +20,9 @@ class Rule(NamedTuple):
     """What a step is, as pure functions of a batch."""
 
     move: Callable[[Fields, jraph.GraphsTuple], Fields]  # to the positions and cell at which forces are needed next
-    finish: Callable[[Fields, jraph.GraphsTuple], Fields]  # what the step does once energy, forces and strain_derivative are new
+    # What the step does once energy, forces and strain_derivative are new. Systems that are `new` have not moved: this was no step.
+    finish: Callable[[Fields, jraph.GraphsTuple], Fields]
     verdict: Callable[[Fields, jraph.GraphsTuple], jax.Array]  # status [G] of the systems that have just been evaluated
-    begin: Callable[[Fields, jraph.GraphsTuple], Fields]  # instead of `finish`, after the first evaluation of all, which is no step
 
 
 class Recorded(NamedTuple):
@@ -112,8 +112,8 @@ def _step(
     used = reach_used(lists, moved, cutoff)
     found = evaluate(site_energy, dtype, params, graph, moved)
     known = moved.update({"forces": found.forces}, energy=found.energy, strain_derivative=found.strain_derivative, used=used)
-    stepped = rule.finish(known.update(step=known.globals["step"] + 1), graph)
-    after = choose(new, rule.begin(known, graph), stepped, graph).update(new=jnp.zeros_like(new))
+    step = known.globals["step"] + ~new
+    after = rule.finish(known, graph).update(new=jnp.zeros_like(new), step=step)
     finite = jnp.isfinite(found.energy + sum_per_graph(jnp.sum(found.forces, axis=1), graph))
     missing = used > 1  # not where it is NaN: then nothing is finite
     verdict = jnp.where(missing, STALE, jnp.where(finite, rule.verdict(after, graph), NONFINITE))

@@ -166,6 +166,7 @@ def _job(k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane
     nodes, of_system = memory(optimizer, len(atoms))
     of_system |= {
         "log_deformation": np.zeros((3, 3)),
+        "cell_downhill": np.zeros((3, 3)),
         "first_cell": structure.cell,
         "free_cell": np.bool_(settings["cell"]),
         "pressure": np.float64(settings["pressure"] * units.GPa),
@@ -174,6 +175,6 @@ def _job(k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane
         "largest_force": np.float64(np.inf),
         "largest_stress": np.float64(np.inf),
     }
-    nodes["undeformed"] = structure.positions
+    nodes |= {"undeformed": structure.positions, "downhill": np.zeros_like(structure.positions)}
     state = start(structure.positions, structure.cell, free, volume(structure.cell) > 0, steps, 1, nodes, of_system)
     return Job(k, name, structure, lane, state, skin)
