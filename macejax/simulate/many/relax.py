@@ -63,7 +63,7 @@ def relax_many(
     optimizer: Optimizer = "LBFGS",
     cell: bool | Sequence[bool] = False,
     pressure: Many = 0.0,
-    smax: float | None = None,
+    smax: float | None | Sequence[float | None] = None,
     observe: Callable[[int, Atoms, Relaxation], None] | None = None,
     on_result: Callable[[int, Relaxed], None] | None = None,
     names: Sequence[str] | None = None,
@@ -85,7 +85,7 @@ def relax_many(
       optimizer: LBFGS, which needs fewer steps, or FIRE, which stands rougher starts.
       cell: relax the lattice vectors too, in the log of the deformation (as ASE's FrechetCellFilter); for all or for each.
       pressure: GPa, on the free cell; for all or for each.
-      smax: besides, the largest component of stress + pressure that is left, GPa.
+      smax: besides, the largest component of stress + pressure that is left in a free cell, GPa; for all or for each.
       observe: called with the place of the system, its atoms and how far it is, after each step and before the first.
       on_result: called with the place of a system and its result, as soon as it is there.
       names: what sentences call the systems; by default their place and formula.
@@ -105,10 +105,8 @@ def relax_many(
         raise ConfigError(f"of many systems at once the optimizer is FIRE or LBFGS, not {optimizer!r}.")
     models, lanes = lanes_of(model, len(systems))
     config = models[0].config
-    options = {"fmax": fmax, "cell": cell, "pressure": pressure, "smax": np.inf if smax is None else smax}
+    options = {"fmax": fmax, "cell": cell, "pressure": pressure, "smax": smax}
     values = {name: each(value, len(systems), name) for name, value in options.items()}
-    if smax is not None and not any(values["cell"]):
-        raise ConfigError("smax is about the stress of a free cell: set cell=True.")
     images = [atoms.copy() for atoms in systems]
     jobs = []
     for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
@@ -155,14 +153,16 @@ def _unfinished(job: Job) -> str:
 
 def _job(k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane: int, skin: float, settings: dict[str, Any]) -> Job:
     structure, free = structure_of(atoms, name), free_of(atoms, name)
-    if not settings["fmax"] > 0 or not settings["smax"] > 0:
-        raise ConfigError(f"{name}: fmax and smax must be above 0, not {settings['fmax']} and {settings['smax']}.")
+    largest_stress = np.inf if settings["smax"] is None else settings["smax"]
+    if not settings["fmax"] > 0 or not largest_stress > 0:
+        raise ConfigError(f"{name}: fmax and smax must be above 0, not {settings['fmax']} and {largest_stress}.")
     if settings["cell"] and not structure.pbc.all():
         raise ConfigError(f"{name}: only the cell of a structure that is periodic in all three directions can be relaxed.")
     if settings["cell"] and (free.any(axis=1) != free.all(axis=1)).any():
         raise ConfigError(f"{name}: an atom held in some directions only cannot move with a free cell: hold it in all, or fix the cell.")
-    if settings["pressure"] and not settings["cell"]:
-        raise ConfigError(f"{name}: a pressure acts on a free cell only: set cell=True.")
+    for option in ("pressure", "smax"):
+        if settings[option] and not settings["cell"]:
+            raise ConfigError(f"{name}: {option} is about a free cell only: set cell=True.")
     nodes, of_system = memory(optimizer, len(atoms))
     of_system |= {
         "log_deformation": np.zeros((3, 3)),
@@ -171,7 +171,7 @@ def _job(k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane
         "free_cell": np.bool_(settings["cell"]),
         "pressure": np.float64(settings["pressure"] * units.GPa),
         "fmax": np.float64(settings["fmax"]),
-        "smax": np.float64(settings["smax"] * units.GPa),
+        "smax": np.float64(largest_stress * units.GPa),
         "largest_force": np.float64(np.inf),
         "largest_stress": np.float64(np.inf),
     }
