@@ -120,7 +120,7 @@ def test_waiting_skin_and_frames_change_nothing():
     options = {"timestep": 4.0, "temperature": 900.0, "seed": 3, "ensemble": "nvt", "relaxation_time": 50.0}
     wide = run(zoo(), 100, skin=1.5, every=100, **options)
     narrow = run(zoo(), 100, skin=0.2, every=9, batch_atoms=9, **options)
-    assert narrow.summary.lists > 3 * wide.summary.lists and wide.summary.compilations == 1
+    assert narrow.summary.lists > 3 * wide.summary.lists and wide.summary.compilations <= 1
     assert narrow.summary.compilations <= 3
     for one, other in zip(wide.runs, narrow.runs, strict=True):
         np.testing.assert_allclose(one.atoms.positions, other.atoms.positions, atol=1e-9)
@@ -169,7 +169,7 @@ def test_every_system_may_have_its_own_parameters():
     systems = [copper(seed=k) for k in range(4)]
     chosen = [models[k % 2] for k in (0, 1, 1, 0)]
     found = run_many(chosen, systems, 15, temperature=400.0, site_energy=morse, timestep=3.0)
-    assert found.summary.compilations == 1
+    assert found.summary.compilations <= 1
     for k, (model, atoms) in enumerate(zip(chosen, systems, strict=True)):
         alone = run_many(model, [atoms], 15, temperature=400.0, site_energy=morse, timestep=3.0, seed=[k]).runs[0]
         np.testing.assert_allclose(found.runs[k].atoms.positions, alone.atoms.positions, rtol=ALONE, atol=1e-12)

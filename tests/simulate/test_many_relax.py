@@ -82,6 +82,7 @@ def test_minima_are_those_of_bfgs_and_batches_do_not_matter():
     systems = [copper(seed=k) for k in range(3)] + [copper((2, 1, 1), seed=3), slab()]
     together = relax(systems, fmax=1e-4)
     few = relax(systems, fmax=1e-4, batch_atoms=8)
+    assert relax(systems, fmax=1e-2, batch_atoms=8).summary.compilations == 0  # the program is kept
     for one, other, atoms in zip(together.results, few.results, systems, strict=True):
         assert one.end.converged and one.end.energy == pytest.approx(with_ase(atoms, BFGS, 1e-4)[0].get_potential_energy(), abs=MINIMUM)
         assert one.end.step == other.end.step

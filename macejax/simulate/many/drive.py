@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from macejax.data.batch import Capacity, round_slots
 from macejax.data.species import species_index
 from macejax.data.structure import DataError, Structure
 from macejax.simulate.many.fields import HOT, NONFINITE, RUNNING, STALE, Fields, pack, unpack
-from macejax.simulate.many.lists import Listed, Lists, find, gather_lists
-from macejax.simulate.many.program import Advance
+from macejax.simulate.many.lists import Listed, find, gather_lists
+from macejax.simulate.many.program import Program
 
 HEADROOM, GROWTH = 1.1, 1.25  # of neighbour slots: of the first batch, and when they were too few
 SHRINK = 4  # a batch that has this much too much room becomes smaller, for the price of a compilation
@@ -47,9 +46,8 @@ class Job:
 class Engine(NamedTuple):
     """What is the same for all systems."""
 
-    advance: Advance
+    program: Program
     params: Any  # of the model, or with a leading axis of lanes where there are several
-    lanes: int
     elements: Sequence[int]
     cutoff: float  # Angstrom
     frames: int  # of a chunk
@@ -79,17 +77,8 @@ def drive(jobs: Sequence[Job], engine: Engine, on_frame: Callable[[Job, Fields],
     """
     for job in jobs:
         _make_list(job, engine)
-    compilations = 0
-
-    def run(params: Any, lists: Lists, state: Fields, block: Any, frames: int) -> tuple[Fields, Fields]:
-        nonlocal compilations
-        compilations += 1  # python runs this while jax traces
-        if engine.lanes == 1:
-            return engine.advance(params, lists, state, block, frames)
-        return jax.vmap(lambda p, table, s: engine.advance(p, table, s, block, frames))(params, lists, state)
-
-    compiled = jax.jit(run, static_argnames="frames")
-    waiting = [deque(job for job in jobs if job.lane == lane) for lane in range(engine.lanes)]
+    program, before = engine.program, engine.program.compilations()
+    waiting = [deque(job for job in jobs if job.lane == lane) for lane in range(engine.program.lanes)]
     running: list[list[Job]] = [[] for _ in waiting]
     shapes = _Shapes(waiting, engine)
     chunks, lists_made = 0, len(jobs)
@@ -107,11 +96,11 @@ def drive(jobs: Sequence[Job], engine: Engine, on_frame: Callable[[Job, Fields],
             table, seated = jax.device_put(_lanes([gather_lists([job.listed for job in m], capacity) for m in running])), now
         like = next(job for members in running for job in members).state
         state = _lanes([pack([job.state for job in m], like, capacity.nodes, capacity.graphs) for m in running])
-        state, frames = jax.device_get(compiled(engine.params, table, state, jnp.int32(engine.block), engine.frames))
+        state, frames = jax.device_get(program.run(engine.params, table, state, np.int32(engine.block), engine.frames))
         chunks += 1
         for lane, members in enumerate(running):
             running[lane] = _harvest(members, _lane(state, lane, engine), _lane(frames, lane, engine), on_frame, on_end)
-    return Summary(compilations, chunks, lists_made)
+    return Summary(program.compilations() - before, chunks, lists_made)
 
 
 def _make_list(job: Job, engine: Engine) -> None:
@@ -215,4 +204,4 @@ def _lanes(parts: Sequence[Any]) -> Any:
 
 
 def _lane(batches: Fields, lane: int, engine: Engine) -> Fields:
-    return batches if engine.lanes == 1 else jax.tree.map(lambda x: x[lane], batches)
+    return batches if engine.program.lanes == 1 else jax.tree.map(lambda x: x[lane], batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -9,14 +10,14 @@ import jax
 import numpy as np
 from ase import Atoms, units
 
-from macejax.config import ConfigError
+from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
 from macejax.simulate.many.drive import Engine, Job, Summary, drive
 from macejax.simulate.many.dynamics import Ensemble, rule
 from macejax.simulate.many.fields import Fields, start
-from macejax.simulate.many.program import Recorded, make_advance
+from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
 from macejax.simulate.many.systems import (
     atoms_of,
     check_run,
@@ -31,6 +32,7 @@ from macejax.simulate.many.systems import (
 )
 from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize
 
+PROGRAMS = 8  # that are kept
 CHUNK = 64  # steps from one look of the host to the next, at most
 RECORDED = Recorded(("positions", "velocities", "forces"), ("cell", "energy", "strain_derivative", "has_volume", "timestep", "freedom"))
 Many: TypeAlias = float | Sequence[float]
@@ -152,11 +154,18 @@ def run_many(
         runs[k] = Run(job.name, atoms_of(images[k], job.state, e0s[k]), thermos[k], frames[k], f"{job.name}: {stopped}" if stopped else "")
 
     with jax.enable_x64(True):
-        advance = make_advance(site_energy_of(config, site_energy), rule(ensemble, free_shape), config.cutoff, np.dtype(dtype), RECORDED)
+        program = _program(config, site_energy, ensemble, free_shape, dtype, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
-        engine = Engine(advance, params_of(models, dtype), len(models), config.elements, config.cutoff, *chunk, batch_atoms)
+        engine = Engine(program, params_of(models, dtype), config.elements, config.cutoff, *chunk, batch_atoms)
         summary = drive(jobs, engine, on_frame, on_end)
     return Runs(runs, summary)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(config: ModelConfig, own: SiteEnergy | None, ensemble: Ensemble, free_shape: bool, dtype: str, lanes: int) -> Program:
+    """Kept from call to call: the next run of the like compiles nothing."""
+    advance = make_advance(site_energy_of(config, own), rule(ensemble, free_shape), config.cutoff, np.dtype(dtype), RECORDED)
+    return make_program(advance, lanes)
 
 
 def thermo_of(atoms: Atoms, frame: Fields) -> Thermo:

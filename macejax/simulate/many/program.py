@@ -35,6 +35,28 @@ class Recorded(NamedTuple):
 Advance = Callable[..., tuple[Fields, Fields]]
 
 
+class Program(NamedTuple):
+    """A compiled `advance`. Where there are several lanes, all arrays but `block` have a leading axis of them: parameters of their own."""
+
+    run: Advance
+    lanes: int
+    compilations: Callable[[], int]  # so far
+
+
+def make_program(advance: Advance, lanes: int) -> Program:
+    """Compile what `make_advance` gives; arrays of new shapes compile anew."""
+    traces = 0
+
+    def run(params: Any, lists: Lists, state: Fields, block: Any, frames: int) -> tuple[Fields, Fields]:
+        nonlocal traces
+        traces += 1  # python runs this while jax traces
+        if lanes == 1:
+            return advance(params, lists, state, block, frames)
+        return jax.vmap(lambda p, table, s: advance(p, table, s, block, frames))(params, lists, state)
+
+    return Program(jax.jit(run, static_argnames="frames"), lanes, lambda: traces)
+
+
 def make_advance(site_energy: SiteEnergy, rule: Rule, cutoff: float, dtype: Any, recorded: Recorded) -> Advance:
     """A function `(params, lists, state, block, frames) -> (state, frames)`.
 

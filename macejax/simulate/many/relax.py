@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -9,14 +10,14 @@ import jax
 import numpy as np
 from ase import Atoms, units
 
-from macejax.config import ConfigError
+from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
 from macejax.simulate.many.drive import Engine, Job, Summary, drive
 from macejax.simulate.many.fields import DONE, Fields, start
 from macejax.simulate.many.minimize import Optimizer, memory, rule
-from macejax.simulate.many.program import Recorded, make_advance
+from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
 from macejax.simulate.many.systems import (
     atoms_of,
     check_run,
@@ -31,6 +32,7 @@ from macejax.simulate.many.systems import (
 )
 from macejax.simulate.relax import Relaxation
 
+PROGRAMS = 8  # that are kept
 CHUNK = 10  # steps from one look of the host to the next
 NUMBERS = ("energy", "largest_force", "largest_stress", "status")
 WHOLE = Recorded(("positions", "forces"), (*NUMBERS, "cell", "strain_derivative", "has_volume"))
@@ -134,12 +136,19 @@ def relax_many(
             on_result(k, results[k])
 
     with jax.enable_x64(True):
-        recorded = Recorded((), NUMBERS) if observe is None else WHOLE
-        function, step = site_energy_of(config, site_energy), rule(optimizer, any(values["cell"]))
-        advance = make_advance(function, step, config.cutoff, np.dtype(dtype), recorded)
-        engine = Engine(advance, params_of(models, dtype), len(models), config.elements, config.cutoff, CHUNK, 1, batch_atoms)
+        program = _program(config, site_energy, optimizer, any(values["cell"]), dtype, observe is not None, len(models))
+        engine = Engine(program, params_of(models, dtype), config.elements, config.cutoff, CHUNK, 1, batch_atoms)
         summary = drive(jobs, engine, on_frame, on_end)
     return Relaxations(results, summary)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(
+    config: ModelConfig, own: SiteEnergy | None, optimizer: Optimizer, cells: bool, dtype: str, whole: bool, lanes: int
+) -> Program:
+    """Kept from call to call: the next relaxation of the like compiles nothing."""
+    recorded = WHOLE if whole else Recorded((), NUMBERS)
+    return make_program(make_advance(site_energy_of(config, own), rule(optimizer, cells), config.cutoff, np.dtype(dtype), recorded), lanes)
 
 
 def _unfinished(job: Job) -> str:
