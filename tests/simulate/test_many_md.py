@@ -130,13 +130,23 @@ def test_waiting_skin_and_frames_change_nothing():
 
 
 def test_a_list_that_does_not_last_a_step_is_widened():
-    fast = Atoms("Cu2", [[0, 0, 0], [0, 0, 9.0]], momenta=[[0, 0, 40.0], [0, 0, -40.0]])
-    found = run([fast, cluster()], 6, timestep=20.0, skin=0.1, max_temperature=1e9, every=1).runs
+    fast = Atoms("Cu2", [[0, 0, 0], [0, 0, 12.0]], momenta=[[0, 0, 40.0], [0, 0, -40.0]])
+    found = run([fast, cluster()], 4, timestep=20.0, skin=0.1, max_temperature=1e9, every=1).runs
     atoms = fast.copy()
     atoms.calc = calculator()
-    VelocityVerlet(atoms, 20.0 * units.fs).run(6)
+    VelocityVerlet(atoms, 20.0 * units.fs).run(4)
     np.testing.assert_allclose(found[0].atoms.positions, atoms.positions, atol=ASE)
     assert not found[0].stopped and np.linalg.norm(atoms.positions[0] - fast.positions[0]) > 1
+
+
+def test_a_step_beyond_everything_is_refused():
+    wild = cluster()
+    wild.set_momenta([[1e200, 0, 0], [0, 0, 0], [0, 0, 0]])
+    bad = Atoms("Cu2", [[0, 0, 0], [0, 0, 0]])
+    found = run([wild, cluster(), bad], 5, max_temperature=1e300).runs
+    assert "system 0 (Cu3): step 0: an atom would move by more than" in found[0].stopped
+    assert not found[1].stopped and found[1].thermo[-1].step == 5
+    assert "not finite" in found[2].stopped and np.isnan(found[2].atoms.get_potential_energy()) and not found[2].thermo
 
 
 def test_who_explodes_is_stopped_alone():
@@ -167,8 +177,8 @@ def test_numbers_that_are_not_finite_are_named():
 def test_every_system_may_have_its_own_parameters():
     models = [toy_model(), toy_model(depth=0.3)]
     systems = [copper(seed=k) for k in range(4)]
-    chosen = [models[k % 2] for k in (0, 1, 1, 0)]
-    found = run_many(chosen, systems, 15, temperature=400.0, site_energy=morse, timestep=3.0)
+    chosen = [models[k] for k in (0, 1, 0, 0)]  # one has nothing to do while the other goes on
+    found = run_many(chosen, systems, 15, temperature=400.0, site_energy=morse, timestep=3.0, batch_atoms=4)
     assert found.summary.compilations <= 1
     for k, (model, atoms) in enumerate(zip(chosen, systems, strict=True)):
         alone = run_many(model, [atoms], 15, temperature=400.0, site_energy=morse, timestep=3.0, seed=[k]).runs[0]
@@ -345,6 +355,7 @@ def test_options_are_checked():
         ([], {}, "no system"),
         ([water], {"skin": 0.0}, "skin"),
         ([water], {"timestep": -1.0}, "timestep must be above 0"),
+        ([water], {"seed": -1}, "seed is from 0"),
     ):
         with pytest.raises((ValueError, DataError), match=message):
             run(systems, 1, **options)

@@ -21,7 +21,7 @@ HEADROOM, GROWTH = 1.1, 1.25  # of neighbour slots: of the first batch, and when
 SHRINK = 4  # a batch that has this much too much room becomes smaller, for the price of a compilation
 SMALLEST = 64  # atoms; below, a smaller batch is not worth its compilation
 WORN = 0.5  # part of the skin; a list worn more than this is renewed when others are anyway
-WIDEST = 16  # times the skin; who needs a wider one to take a single step has exploded
+WIDEST = 2  # times the cutoff; who needs a wider skin to take a single step has exploded
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Job:
     lane: int  # whose parameters it has
     state: Fields
     skin: float  # Angstrom
+    first_skin: float  # Angstrom, before it had to be widened
     listed: Listed | None = None
     listed_at: int = -1  # step at which the list was made
     recorded: int = -1  # step of the last frame
@@ -128,8 +129,8 @@ def _refresh(running: list[list[Job]], engine: Engine, on_end: Callable[[Job, st
         if stale and job.listed_at == job.state.globals["step"]:
             job.skin *= 2  # the list was made for this very state, and does not last one step
         try:
-            if job.skin > WIDEST * (job.listed.reach - engine.cutoff):
-                raise DataError(f"an atom or the cell would move by more than {job.skin / 2:.2g} Angstrom in one step.")
+            if job.skin > max(WIDEST * engine.cutoff, job.first_skin):
+                raise DataError(f"an atom would move by more than {job.skin / 4:.2g} Angstrom in one step.")
             _make_list(job, engine)
         except DataError as error:
             running[job.lane].remove(job)

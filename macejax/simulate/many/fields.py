@@ -36,13 +36,13 @@ class Fields(NamedTuple):
 def start(
     positions: np.ndarray, cell: np.ndarray, free: np.ndarray, has_volume: bool, total: int, every: int, nodes: dict, of_system: dict
 ) -> Fields:
-    """A system before its first evaluation, with what its kind of simulation adds."""
+    """A system before its first evaluation, what that gives being NaN, with what its kind of simulation adds."""
     return Fields(
-        {"positions": positions, "forces": np.zeros_like(positions), "free": free, **nodes},
+        {"positions": positions, "forces": np.full_like(positions, np.nan), "free": free, **nodes},
         {
             "cell": cell,
-            "energy": np.float64(0),
-            "strain_derivative": np.zeros((3, 3)),
+            "energy": np.float64(np.nan),
+            "strain_derivative": np.full((3, 3), np.nan),
             "step": np.int32(0),
             "total": np.int32(total),
             "every": np.int32(every),

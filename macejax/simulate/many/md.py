@@ -202,7 +202,7 @@ def _job(k: int, name: str, atoms: Atoms, ensemble: str, steps: int, every: int,
     nodes = {"velocities": np.where(free, atoms.get_velocities(), 0), "masses": masses, "order": np.arange(len(atoms), dtype=np.int32)}
     of_system = {option: np.float64(value) for option, value in numbers.items()} | {"seed": np.uint32(settings["seed"])}
     state = start(structure.positions, structure.cell, free, volume(structure.cell) > 0, steps, every, nodes, of_system)
-    return Job(k, name, structure, lane, state, skin)
+    return Job(k, name, structure, lane, state, skin, skin)
 
 
 def _check_ensemble(ensemble: str, of_npt: dict[str, Any], relaxation_time: Any) -> None:
@@ -218,6 +218,8 @@ def _check_system(name: str, atoms: Atoms, ensemble: str, free: np.ndarray, sett
     for option in ("timestep", "relaxation_time", "barostat_time", "compressibility"):
         if not settings[option] > 0:
             raise ConfigError(f"{name}: {option} must be above 0, not {settings[option]}.")
+    if not 0 <= settings["seed"] < 2**32:
+        raise ConfigError(f"{name}: a seed is from 0 to 2^32 - 1, not {settings['seed']}.")
     target = settings["temperature"]
     if target is not None and not target >= 0:
         raise ConfigError(f"{name}: a temperature is 0 K or more, not {target}.")

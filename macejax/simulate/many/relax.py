@@ -186,4 +186,4 @@ def _job(k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane
     }
     nodes |= {"undeformed": structure.positions, "downhill": np.zeros_like(structure.positions)}
     state = start(structure.positions, structure.cell, free, volume(structure.cell) > 0, steps, 1, nodes, of_system)
-    return Job(k, name, structure, lane, state, skin)
+    return Job(k, name, structure, lane, state, skin, skin)
