@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 import scipy.linalg
 from ase.build import bulk, molecule
 
+from macejax.config import ModelConfig
 from macejax.data.batch import capacity_for
 from macejax.data.read import from_atoms
+from macejax.model.mace import init_model
+from macejax.ops import neighbor_sum
+from macejax.simulate.many import md
 from macejax.simulate.many.fields import RUNNING, choose, max_per_graph, pack, start, unpack
 from macejax.simulate.many.lists import find, gather_lists, reach_used
 from macejax.simulate.many.matrices import exponential, inverse, volumes
+from macejax.simulate.many.program import make_program
 
 CUTOFF, SKIN = 3.0, 0.6
 
@@ -79,3 +85,30 @@ def test_a_list_is_worn_by_motion_against_the_others_and_by_the_cell():
     used = reach_used(lists, state.update({"positions": squeezed}, cell=cell), CUTOFF)
     assert used[0] >= fresh / 0.9 - 1e-12 and used[0] < fresh * 1.2
     np.testing.assert_allclose(used[1:3], fresh, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_program_is_one_for_cuda_devices_too(monkeypatch, dtype):
+    """With the kernels, x64 on, and parameters of two members: what there is to be seen of it without a device."""
+    config = ModelConfig(elements=(29,), e0s=(0.0,), cutoff=3.0, hidden_irreps="32x0e", l_max=1, correlation=2, radial_mlp=(8,))
+    models = [init_model(config, jax.random.key(k), np.float64) for k in range(2)]
+    texts = []
+
+    def lowered(advance, lanes):
+        program = make_program(advance, lanes)
+
+        def run(*arrays, **options):
+            texts.append(program.run.trace(*arrays, **options).lower(lowering_platforms=("cuda",)).as_text())
+            raise InterruptedError
+
+        return program._replace(run=lambda params, table, state, block, frames: run(params, table, state, block, frames=frames))
+
+    monkeypatch.setattr(md, "make_program", lowered)
+    neighbor_sum.use_kernels(True)
+    try:
+        with pytest.raises(InterruptedError):
+            md.run_many(models, [bulk("Cu")] * 2, 5, temperature=300.0, dtype=dtype)
+    finally:
+        neighbor_sum.use_kernels(None)
+        md._program.cache_clear()
+    assert "triton" in texts[0] and "stablehlo.while" in texts[0]
