@@ -31,6 +31,8 @@ _PUBLIC = {
     "load": "macejax.checkpoint.model_file",
     "predict": "macejax.potential",
     "read": "macejax.data.read",
+    "relax_many": "macejax.simulate.many",
+    "run_many": "macejax.simulate.many",
     "save": "macejax.checkpoint.model_file",
 }
 _RENAMED = {"load": "load_model", "save": "save_model"}

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "macejax"
 MOST_LINES = 400  # of a file; 150 is a good length
 IMPORT_SECONDS = 1.5
-# data <- model, ops <- potential <- train <- cli; checkpoint uses data and model, simulate and testing use potential.
+# data <- model, ops <- potential <- train <- cli; checkpoint uses data and model, simulate and testing use potential; page is HTML.
 ALLOWED = {
     "config": {"data"},
     "data": set(),
@@ -25,8 +25,8 @@ ALLOWED = {
     "model": {"config", "data", "ops"},
     "potential": {"data", "model", "ops"},
     "checkpoint": {"config", "data", "model", "potential"},
-    "train": {"checkpoint", "config", "data", "model", "ops", "potential"},
-    "simulate": {"checkpoint", "config", "data", "model", "ops", "potential"},
+    "train": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
+    "simulate": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
 }
 
 

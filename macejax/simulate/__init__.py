@@ -1,8 +1,9 @@
-"""Models at work: the ASE calculator, relaxation and molecular dynamics."""
+"""Models at work: the ASE calculator, relaxation and molecular dynamics, of one system or of many at once."""
 
 from macejax.simulate.calculator import Calculator
+from macejax.simulate.many import relax_many, run_many
 from macejax.simulate.md import SimulationError, Thermo, run_md
 from macejax.simulate.record import recorder
 from macejax.simulate.relax import Relaxation, relax
 
-__all__ = ["Calculator", "Relaxation", "SimulationError", "Thermo", "recorder", "relax", "run_md"]
+__all__ = ["Calculator", "Relaxation", "SimulationError", "Thermo", "recorder", "relax", "relax_many", "run_many", "run_md"]

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from macejax.checkpoint.model_file import save_model
@@ -49,9 +50,47 @@ def test_relax(folder, capsys):
     assert json.loads((folder / "relax.jsonl").read_text().splitlines()[0])["step"] == 0
 
 
+def test_relax_many_files_with_held_atoms_and_a_report(folder, capsys):
+    held = molecule("H2O")
+    held.set_constraint(FixAtoms([1]))
+    write(folder / "held.xyz", held)
+    assert "move_mask" in (folder / "held.xyz").read_text()
+    options = ("-o", "batch.xyz", "--fmax", "0.02", "--trajectory", "batch_steps.xyz", "--batch-atoms", "5", "--log", "batch.jsonl")
+    assert run(folder, "relax", "model.mace", "held.xyz", "water.xyz", "copper.xyz", *options) == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 converged" in said and "water.xyz:1" in said and "batch.html" in said
+    frames = read(folder / "batch.xyz", ":")
+    assert [len(frame) for frame in frames] == [3, 3, 4, 4] and [frame.info["structure"] for frame in frames] == [0, 1, 2, 3]
+    np.testing.assert_allclose(frames[0].positions[1], held.positions[1], atol=1e-8)
+    assert np.abs(frames[0].positions - held.positions).max() > 1e-3 and frames[0].constraints
+    steps = read(folder / "batch_steps.xyz", ":")
+    last = {frame.info["structure"]: frame for frame in steps}
+    for k, frame in enumerate(frames):
+        np.testing.assert_allclose(last[k].positions, frame.positions, atol=1e-7)
+        assert sum(step.info["structure"] == k for step in steps) == frame.info["steps"] + 1
+    page = (folder / "batch.html").read_text()
+    assert page.count("data:image/png;base64") == 1 and "http" not in page and "copper.xyz" in page
+    assert (folder / "batch.png").stat().st_size > 10_000
+    assert run(folder, "relax", "model.mace", "water.xyz", "-o", "batch.xyz") == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_relax_one_by_one(folder, capsys):
+    arguments = ("relax", "model.mace", "water.xyz", "--fmax", "0.02", "--no-report")
+    assert run(folder, *arguments, "-o", "one.xyz", "--optimizer", "BFGS") == 0
+    assert run(folder, *arguments, "-o", "many.xyz", "--optimizer", "FIRE") == 0
+    assert not (folder / "one.html").exists()
+    for name in ("one.xyz", "many.xyz"):
+        for frame in read(folder / name, ":"):
+            assert frame.info["converged"] and np.linalg.norm(frame.get_forces(), axis=1).max() < 0.02
+    assert run(folder, *arguments, "-o", "none.xyz", "--optimizer", "BFGS", "--smax", "1") == 2
+    assert "--smax" in capsys.readouterr().err
+
+
 def test_relax_says_when_it_did_not_converge(folder, capsys):
     assert run(folder, "relax", "model.mace", "copper.xyz", "-o", "unfinished.xyz", "--fmax", "1e-9", "--steps", "1", "--cell") == 1
-    assert "0 of 1 converged" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 of 1 converged" in said and "not converged after 1 steps: the largest force is" in said
 
 
 def test_md(folder, capsys):

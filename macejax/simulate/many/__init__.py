@@ -1,0 +1,7 @@
+"""Many unlike systems at once, in one compiled program."""
+
+from macejax.simulate.many.alone import relax_one_by_one
+from macejax.simulate.many.md import Run, Runs, run_many
+from macejax.simulate.many.relax import Relaxations, Relaxed, relax_many
+
+__all__ = ["Relaxations", "Relaxed", "Run", "Runs", "relax_many", "relax_one_by_one", "run_many"]

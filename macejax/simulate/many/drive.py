@@ -1,0 +1,208 @@
+"""The host's part: who is in the batch, fresh neighbour lists, results as they come. Those that finish make room for those that wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from macejax.data.batch import Capacity, round_slots
+from macejax.data.species import species_index
+from macejax.data.structure import DataError, Structure
+from macejax.simulate.many.fields import HOT, NONFINITE, RUNNING, STALE, Fields, pack, unpack
+from macejax.simulate.many.lists import Listed, find, gather_lists
+from macejax.simulate.many.program import Program
+
+HEADROOM, GROWTH = 1.1, 1.25  # of neighbour slots: of the first batch, and when they were too few
+SHRINK = 4  # a batch that has this much too much room becomes smaller, for the price of a compilation
+SMALLEST = 64  # atoms; below, a smaller batch is not worth its compilation
+WORN = 0.5  # part of the skin; a list worn more than this is renewed when others are anyway
+WIDEST = 2  # times the cutoff; who needs a wider skin to take a single step has exploded
+
+
+@dataclass
+class Job:
+    """A system on its way."""
+
+    index: int  # place among the results
+    name: str
+    structure: Structure
+    lane: int  # whose parameters it has
+    state: Fields
+    skin: float  # Angstrom
+    first_skin: float  # Angstrom, before it had to be widened
+    listed: Listed | None = None
+    listed_at: int = -1  # step at which the list was made
+    recorded: int = -1  # step of the last frame
+
+    @property
+    def size(self) -> int:
+        return len(self.structure.numbers)
+
+
+class Engine(NamedTuple):
+    """What is the same for all systems."""
+
+    program: Program
+    params: Any  # of the model, or with a leading axis of lanes where there are several
+    elements: Sequence[int]
+    cutoff: float  # Angstrom
+    frames: int  # of a chunk
+    block: int  # steps between them
+    batch_atoms: int  # that run at a time, in each lane
+
+
+class Summary(NamedTuple):
+    """What a run cost."""
+
+    compilations: int
+    chunks: int
+    lists: int  # that were made
+
+
+def drive(jobs: Sequence[Job], engine: Engine, on_frame: Callable[[Job, Fields], None], on_end: Callable[[Job, str], None]) -> Summary:
+    """Run all jobs to their end.
+
+    Args:
+      jobs: what to run, first come first served.
+      engine: program and parameters.
+      on_frame: called with every frame of a job, in order of steps.
+      on_end: called once for a job, its state being the last, with "" or a sentence that says why it was stopped.
+
+    Raises:
+      DataError: a structure is invalid, or has an element that the model does not know. Nothing has run then.
+    """
+    for job in jobs:
+        _make_list(job, engine)
+    program, before = engine.program, engine.program.compilations()
+    waiting = [deque(job for job in jobs if job.lane == lane) for lane in range(engine.program.lanes)]
+    running: list[list[Job]] = [[] for _ in waiting]
+    shapes = _Shapes(waiting, engine)
+    chunks, lists_made = 0, len(jobs)
+    table, seated = None, None
+    while any(waiting) or any(running):
+        for queue, members in zip(waiting, running, strict=True):
+            _admit(queue, members, shapes.room)
+        made = _refresh(running, engine, on_end)
+        lists_made += made
+        if not any(running):
+            continue
+        capacity = shapes.fit(running)
+        now = (capacity, [[job.index for job in members] for members in running])
+        if made or now != seated:
+            table, seated = jax.device_put(_lanes([gather_lists([job.listed for job in m], capacity) for m in running])), now
+        like = next(job for members in running for job in members).state
+        state = _lanes([pack([job.state for job in m], like, capacity.nodes, capacity.graphs) for m in running])
+        state, frames = jax.device_get(program.run(engine.params, table, state, np.int32(engine.block), engine.frames))
+        chunks += 1
+        for lane, members in enumerate(running):
+            running[lane] = _harvest(members, _lane(state, lane, engine), _lane(frames, lane, engine), on_frame, on_end)
+    return Summary(program.compilations() - before, chunks, lists_made)
+
+
+def _make_list(job: Job, engine: Engine) -> None:
+    structure = job.structure._replace(positions=job.state.nodes["positions"], cell=job.state.globals["cell"])
+    job.listed, job.listed_at = find(structure, engine.elements, engine.cutoff + job.skin), int(job.state.globals["step"])
+
+
+def _admit(queue: deque[Job], members: list[Job], room: int) -> None:
+    """Take from the queue, in its order, who fits; a system larger than all the room runs alone."""
+    while queue and (not members or sum(job.size for job in members) + queue[0].size <= room):
+        members.append(queue.popleft())
+
+
+def _refresh(running: list[list[Job]], engine: Engine, on_end: Callable[[Job, str], None]) -> int:
+    """New lists for those that wait for one and, if there are such, for all that will soon. Returns how many."""
+    everyone = [job for members in running for job in members]
+    if not any(job.state.globals["status"] == STALE for job in everyone):
+        return 0
+    made = 0
+    for job in everyone:
+        stale = job.state.globals["status"] == STALE
+        fresh = engine.cutoff / job.listed.reach
+        if not stale and job.state.globals["used"] - fresh < WORN * (1 - fresh):
+            continue
+        if stale and job.listed_at == job.state.globals["step"]:
+            job.skin *= 2  # the list was made for this very state, and does not last one step
+        try:
+            if job.skin > max(WIDEST * engine.cutoff, job.first_skin):
+                raise DataError(f"an atom would move by more than {job.skin / 4:.2g} Angstrom in one step.")
+            _make_list(job, engine)
+        except DataError as error:
+            running[job.lane].remove(job)
+            on_end(job, f"step {int(job.state.globals['step'])}: {error}")
+            continue
+        job.state = job.state.update(status=np.int32(RUNNING))
+        made += 1
+    return made
+
+
+def _harvest(members: list[Job], state: Fields, frames: Fields, on_frame: Callable, on_end: Callable) -> list[Job]:
+    """Hand out what the chunk brought; returns those that go on."""
+    staying = []
+    sizes = [job.size for job in members]
+    of_blocks = [unpack(jax.tree.map(lambda x, b=b: x[b], frames), sizes) for b in range(len(frames.globals["step"]))]
+    for k, (job, after) in enumerate(zip(members, unpack(state, sizes), strict=True)):
+        job.state = after
+        status, step = after.globals["status"], int(after.globals["step"])
+        for frame in (block[k] for block in of_blocks):
+            at = int(frame.globals["step"])
+            if not frame.globals["new"] and at > job.recorded and at % int(after.globals["every"]) == 0:
+                job.recorded = at
+                on_frame(job, frame)
+        over = not after.globals["new"] and step >= after.globals["total"]
+        if status in (RUNNING, STALE) and not over:
+            staying.append(job)
+            continue
+        if step > job.recorded and not after.globals["new"]:
+            job.recorded = step
+            on_frame(job, after)
+        on_end(job, _reason(status, step))
+    return staying
+
+
+def _reason(status: int, step: int) -> str:
+    if status == NONFINITE:
+        return f"step {step + 1}: the energy or a force is not finite. Do atoms overlap, or is the timestep too long?"
+    if status == HOT:
+        return f"step {step}: it exploded: the timestep may be too long, the start too far from equilibrium, or the model out of its depth."
+    return ""
+
+
+class _Shapes:
+    """Static shapes of batches: few, because each is compiled."""
+
+    def __init__(self, waiting: Sequence[Sequence[Job]], engine: Engine) -> None:
+        sizes = [[job.size for job in jobs] for jobs in waiting]
+        largest = max(size for lane in sizes for size in lane)
+        self.room = min(max(sum(lane) for lane in sizes), max(engine.batch_atoms, largest))
+        smallest = min(size for lane in sizes for size in lane)
+        self.graphs = min(max(len(lane) for lane in sizes), max(self.room // smallest, 1))
+        numbers = np.concatenate([job.structure.numbers for jobs in waiting for job in jobs])
+        self.species = len(np.unique(species_index(numbers, engine.elements, "")))
+        self.slots = 0
+
+    def fit(self, running: Sequence[Sequence[Job]]) -> Capacity:
+        """The smallest shape on the ladder that holds every lane."""
+        degree = round_slots(max(job.listed.graph.max_degree for members in running for job in members))
+        if degree > self.slots:
+            self.slots = round_slots(degree * (GROWTH if self.slots else HEADROOM))
+        nodes = max(sum(job.size for job in members) for members in running)
+        graphs = max(len(members) for members in running)
+        room, seats = self.room, self.graphs
+        while room // SHRINK >= max(nodes, SMALLEST) and -(-seats // SHRINK) >= graphs:
+            room, seats = room // SHRINK, -(-seats // SHRINK)
+        return Capacity(room, self.slots, seats + 1, self.species)
+
+
+def _lanes(parts: Sequence[Any]) -> Any:
+    """Batches of the lanes, stacked where there are several."""
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+
+def _lane(batches: Fields, lane: int, engine: Engine) -> Fields:
+    return batches if engine.program.lanes == 1 else jax.tree.map(lambda x: x[lane], batches)

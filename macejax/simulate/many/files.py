@@ -1,0 +1,80 @@
+"""Structures of many files in; results, steps and numbers out, as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.io import write
+
+from macejax.simulate.many.relax import Relaxed
+from macejax.simulate.record import read_frames, snapshot
+from macejax.simulate.relax import Relaxation
+
+Observe = Callable[[int, Atoms, Relaxation], None]
+
+
+def inputs(paths: Sequence[Path], index: str = ":") -> tuple[list[Atoms], list[str]]:
+    """Structures of all the files, constraints included, and their names, "file:frame", counted among those that were chosen.
+
+    Raises:
+      DataError: a file holds none, or is not understood. OSError: a file cannot be opened.
+    """
+    frames, names = [], []
+    for path in paths:
+        found = read_frames(path, index)
+        frames += found
+        names += [f"{path}:{k}" if len(found) > 1 else str(path) for k in range(len(found))]
+    return frames, names
+
+
+@contextmanager
+def saving(
+    output: Path, trajectory: Path | None, log: Path | None, others: Sequence[Path], overwrite: bool
+) -> Iterator[tuple[Observe | None, Callable[[int, Relaxed], None]]]:
+    """Two functions: one to be called with every step, None where nobody wants to see them, and one with every result.
+
+    Results are appended to `output` as they come, so that a killed run is not lost, and are put in order at the end. A structure says in
+    `info` which it is: `structure` (its place), `source`, `converged` and `steps`.
+
+    Args:
+      output: of the results, extended XYZ.
+      trajectory, log: of the steps: extended XYZ, and JSON lines.
+      others: further files that are going to be written.
+      overwrite: whether files that exist may be replaced.
+
+    Raises:
+      FileExistsError: a file is there already, and `overwrite` is not set.
+    """
+    for path in (output, trajectory, log, *others):
+        if path is not None and path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
+    results: dict[int, Atoms] = {}
+    with ExitStack() as stack:
+        opened = {p: stack.enter_context(open(p, "w", encoding="utf-8")) for p in (output, trajectory, log) if p is not None}
+
+        def put(path: Path, atoms: Atoms, **info: Any) -> Atoms:
+            frame = snapshot(atoms)
+            frame.info |= info
+            write(opened[path], frame, format="extxyz")
+            opened[path].flush()
+            return frame
+
+        def observe(place: int, atoms: Atoms, state: Relaxation) -> None:
+            if trajectory is not None:
+                put(trajectory, atoms, structure=place, step=state.step)
+            if log is not None:
+                print(json.dumps({"structure": place, **state._asdict()}), file=opened[log], flush=True)
+
+        def keep(place: int, result: Relaxed) -> None:
+            about = {"structure": place, "source": result.name, "converged": result.end.converged, "steps": result.end.step}
+            results[place] = put(output, result.atoms, **about)
+
+        yield (observe if trajectory is not None or log is not None else None), keep
+    part = output.with_name(output.name + ".part")
+    write(part, [results[place] for place in sorted(results)], format="extxyz")
+    part.replace(output)

@@ -1,0 +1,80 @@
+"""Neighbour lists of the systems of a batch: made on the host, watched on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from macejax.data.batch import Capacity, batch
+from macejax.data.graph import Graph, build_graph
+from macejax.data.neighbors import wrap
+from macejax.data.structure import Structure
+from macejax.model.geometry import sum_per_graph
+from macejax.simulate.many.fields import Fields, max_per_graph, of_atoms
+from macejax.simulate.many.matrices import inverse
+
+
+class Listed(NamedTuple):
+    """The edges of one system, found for these positions (Angstrom) and this cell."""
+
+    graph: Graph  # its shifts belong to the positions as they are, wrapped or not
+    reach: float  # Angstrom, cutoff and skin
+
+
+class Lists(NamedTuple):
+    """The lists of a batch."""
+
+    graph: jraph.GraphsTuple
+    positions: Any  # [N, 3] Angstrom, for which the edges were found
+    cell: Any  # [G, 3, 3] Angstrom, likewise
+    reach: Any  # [G] Angstrom
+    periodic: Any  # [G] bool, in all three directions; only then may the cell change
+
+
+def find(structure: Structure, elements: Sequence[int], reach: float) -> Listed:
+    """All edges up to `reach` (Angstrom).
+
+    Raises:
+      DataError: the structure is invalid or has an element that is not among `elements`.
+    """
+    graph = build_graph(structure, elements, reach)
+    images = wrap(structure.positions, structure.cell, structure.pbc)[1]
+    shift = graph.shift + images[graph.senders] - images[graph.receivers]
+    return Listed(graph._replace(positions=structure.positions, shift=shift), reach)
+
+
+def gather_lists(listed: Sequence[Listed], capacity: Capacity) -> Lists:
+    """One batch, in numpy."""
+    joined = batch([each.graph for each in listed], capacity, np.float64)
+    padding = capacity.graphs - len(listed)
+    return Lists(
+        graph=joined,
+        positions=joined.nodes["positions"],
+        cell=joined.globals["cell"],
+        reach=np.array([each.reach for each in listed] + [1.0] * padding),
+        periodic=np.array([bool(each.graph.pbc.all()) for each in listed] + [False] * padding),
+    )
+
+
+def reach_used(lists: Lists, state: Fields, cutoff: float) -> Any:
+    """Part of each list's reach that is used [G]: above 1, a pair within the cutoff might be missing.
+
+    With F the deformation of the cell since, an atom that was at x0 is at x = x0 F + u. A pair within the cutoff now, |r| <= cutoff, was at
+    r0 = (r - u_j + u_i) F^-1, so |r0| <= (cutoff + 2 max |u|) ||F^-1||. A motion common to all atoms does not count in u. The norm is
+    bounded by 1 + ||F^-1 - 1||, Frobenius.
+    """
+    one = jnp.eye(3)
+    varies = lists.periodic[:, None, None]
+    now = jnp.where(varies, state.globals["cell"], one)
+    then = jnp.where(varies, lists.cell, one)
+    deformation = inverse(then) @ now
+    stretch = 1 + jnp.sqrt(jnp.sum((inverse(now) @ then - one) ** 2, axis=(1, 2)))
+    moved = state.nodes["positions"] - jnp.einsum("na,nab->nb", lists.positions, of_atoms(deformation, lists.graph))
+    moved = jnp.where(lists.graph.nodes["mask"][:, None], moved, 0)
+    mean = sum_per_graph(moved, lists.graph) / jnp.maximum(lists.graph.n_node, 1)[:, None]
+    distance = jnp.sqrt(jnp.sum((moved - of_atoms(mean, lists.graph)) ** 2, axis=1))
+    return (cutoff + 2 * max_per_graph(distance, lists.graph)) * stretch / lists.reach

@@ -1,0 +1,231 @@
+"""Molecular dynamics of many systems at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+from ase import Atoms, units
+
+from macejax.config import ConfigError, ModelConfig
+from macejax.data.structure import volume
+from macejax.model.mace import Model
+from macejax.potential import SiteEnergy
+from macejax.simulate.many.drive import Engine, Job, Summary, drive
+from macejax.simulate.many.dynamics import Ensemble, rule
+from macejax.simulate.many.fields import Fields, start
+from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
+from macejax.simulate.many.systems import (
+    atoms_of,
+    check_run,
+    e0_of,
+    each,
+    free_of,
+    lanes_of,
+    names_of,
+    params_of,
+    site_energy_of,
+    structure_of,
+)
+from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize
+
+PROGRAMS = 8  # that are kept
+CHUNK = 64  # steps from one look of the host to the next, at most
+RECORDED = Recorded(("positions", "velocities", "forces"), ("cell", "energy", "strain_derivative", "has_volume", "timestep", "freedom"))
+Many: TypeAlias = float | Sequence[float]
+
+
+class Run(NamedTuple):
+    """One system's run."""
+
+    name: str
+    atoms: Atoms  # where it ended, with momenta, energy, forces and stress
+    thermo: list[Thermo]  # of every frame
+    frames: list[Atoms]  # likewise; empty where they were not to be kept
+    stopped: str  # why it ended early, in a sentence; "" where it did not
+
+
+class Runs(NamedTuple):
+    """All of them, in the order of the systems, and what they cost."""
+
+    runs: list[Run]
+    summary: Summary
+
+
+def run_many(
+    model: Model | Sequence[Model],
+    systems: Sequence[Atoms],
+    steps: int,
+    *,
+    ensemble: Ensemble = "nve",
+    timestep: Many = 1.0,
+    temperature: Many | None = None,
+    pressure: Many | None = None,
+    relaxation_time: float | None = None,
+    barostat_time: float | None = None,
+    compressibility: float | None = None,
+    free_shape: bool = False,
+    seed: int | Sequence[int] = 0,
+    every: int = 10,
+    observe: Callable[[int, Atoms, Thermo], None] | None = None,
+    keep_frames: bool = True,
+    names: Sequence[str] | None = None,
+    max_temperature: float | None = None,
+    dtype: Literal["float32", "float64"] = "float64",
+    skin: float = 0.5,
+    batch_atoms: int = 2048,
+    site_energy: SiteEnergy | None = None,
+) -> Runs:
+    """Run every system for `steps` steps, all in one compiled program. The systems given are not changed.
+
+    What a system does depends on nothing else in the batch. One that explodes is stopped with a sentence in its `stopped`; the others go
+    on. Atoms and components that FixAtoms and FixCartesian hold stay where they are. Equations: `macejax.simulate.many.dynamics`.
+
+    Args:
+      model: one model, or one for each system (members of a committee); different ones share a configuration.
+      systems: unlike structures, replicas, or both. Atoms at rest are given velocities of `temperature`.
+      steps: number of steps.
+      ensemble: nve: velocity Verlet; nvt: Langevin (BAOAB); npt: with stochastic cell rescaling.
+      timestep: fs; this one and those below that may be sequences: one value for all or one for each system.
+      temperature: K; needed for nvt and npt.
+      pressure: GPa, npt only; None is 0.
+      relaxation_time: of the thermostat, fs, nvt and npt only; None is 100.
+      barostat_time: of the barostat, fs, npt only; None is 1000.
+      compressibility: 1/GPa, npt only; None is 0.02. A wrong one makes the barostat slower or faster, and changes no average.
+      free_shape: npt only: the whole cell moves, not just the volume.
+      seed: of velocities, thermostat and barostat; of one number, system k has `seed + k`.
+      every: steps from frame to frame; step 0 and the last one always are frames.
+      observe: called with the place of the system, its atoms and its Thermo at every frame, in order of steps for each system.
+      keep_frames: whether `frames` holds them too.
+      names: what sentences call the systems; by default their place and formula.
+      max_temperature: K; hotter systems are stopped. By default ten times the target, or the start.
+      dtype: of the model; positions, velocities and sums over atoms are float64 in any case.
+      skin: of the neighbour lists, Angstrom; changes speed, not results.
+      batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
+      site_energy: takes the place of the model's own function.
+
+    Returns:
+      A Run for each system, in their order.
+
+    Raises:
+      ConfigError: options that are wrong, or that would do nothing in this ensemble.
+      DataError: a structure that cannot be used, named.
+    """
+    options = {
+        "timestep": timestep,
+        "temperature": temperature,
+        "pressure": 0.0 if pressure is None else pressure,
+        "relaxation_time": 100.0 if relaxation_time is None else relaxation_time,
+        "barostat_time": 1000.0 if barostat_time is None else barostat_time,
+        "compressibility": 0.02 if compressibility is None else compressibility,
+        "max_temperature": max_temperature,
+        "seed": seed + np.arange(len(systems)) if isinstance(seed, int | np.integer) else seed,
+    }
+    of_npt = {"pressure": pressure, "barostat_time": barostat_time, "compressibility": compressibility, "free_shape": free_shape or None}
+    _check_ensemble(ensemble, of_npt, relaxation_time)
+    check_run(len(systems), steps, every, skin, batch_atoms, dtype)
+    models, lanes = lanes_of(model, len(systems))
+    config = models[0].config
+    images = [atoms.copy() for atoms in systems]
+    values = {name: each(value, len(images), name) for name, value in options.items()}
+    jobs = []
+    for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
+        settings = {option: value[k] for option, value in values.items()}
+        jobs.append(_job(k, name, atoms, ensemble, steps, every, lanes[k], skin, settings))
+    e0s = [e0_of(job.structure, config) for job in jobs]
+    thermos: list[list[Thermo]] = [[] for _ in images]
+    frames: list[list[Atoms]] = [[] for _ in images]
+    runs: list[Any] = [None] * len(images)
+
+    def on_frame(job: Job, frame: Fields) -> None:
+        k = job.index
+        atoms = atoms_of(images[k], frame, e0s[k])
+        thermos[k].append(thermo_of(atoms, frame))
+        if keep_frames:
+            frames[k].append(atoms)
+        if observe is not None:
+            observe(k, atoms, thermos[k][-1])
+
+    def on_end(job: Job, stopped: str) -> None:
+        k = job.index
+        runs[k] = Run(job.name, atoms_of(images[k], job.state, e0s[k]), thermos[k], frames[k], f"{job.name}: {stopped}" if stopped else "")
+
+    with jax.enable_x64(True):
+        program = _program(config, site_energy, ensemble, free_shape, dtype, len(models))
+        chunk = (max(CHUNK // every, 1), min(every, CHUNK))
+        engine = Engine(program, params_of(models, dtype), config.elements, config.cutoff, *chunk, batch_atoms)
+        summary = drive(jobs, engine, on_frame, on_end)
+    return Runs(runs, summary)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(config: ModelConfig, own: SiteEnergy | None, ensemble: Ensemble, free_shape: bool, dtype: str, lanes: int) -> Program:
+    """Kept from call to call: the next run of the like compiles nothing."""
+    advance = make_advance(site_energy_of(config, own), rule(ensemble, free_shape), config.cutoff, np.dtype(dtype), RECORDED)
+    return make_program(advance, lanes)
+
+
+def thermo_of(atoms: Atoms, frame: Fields) -> Thermo:
+    """What there is to say of a frame."""
+    potential, kinetic = float(atoms.calc.results["energy"]), float(atoms.get_kinetic_energy())
+    size = pressure = None
+    if "stress" in atoms.calc.results:
+        size = float(atoms.get_volume())
+        pressure = (2 * kinetic / (3 * size) - float(np.mean(atoms.calc.results["stress"][:3]))) / units.GPa
+    step, timestep = int(frame.globals["step"]), float(frame.globals["timestep"]) / units.fs
+    temperature = 2 * kinetic / (float(frame.globals["freedom"]) * units.kB)
+    return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, temperature, size, pressure)
+
+
+def _job(k: int, name: str, atoms: Atoms, ensemble: str, steps: int, every: int, lane: int, skin: float, settings: dict[str, Any]) -> Job:
+    structure, free = structure_of(atoms, name), free_of(atoms, name)
+    target = settings["temperature"]
+    _check_system(name, atoms, ensemble, free, settings)
+    if target is not None and not np.any(atoms.get_momenta()):
+        thermalize(atoms, target, np.random.default_rng(settings["seed"]))
+    masses, freedom = atoms.get_masses(), max(int(free.sum()), 1)
+    current = 2 * atoms.get_kinetic_energy() / (freedom * units.kB)
+    hottest = settings["max_temperature"] or ABSURD * max(target or 0.0, current, COLDEST_REFERENCE)
+    numbers = {
+        "timestep": settings["timestep"] * units.fs,
+        "relaxation_time": settings["relaxation_time"] * units.fs,
+        "kT": units.kB * (target or 0.0),
+        "hottest": units.kB * hottest,
+        "freedom": freedom,
+        "pressure": settings["pressure"] * units.GPa,
+        "barostat_time": settings["barostat_time"] * units.fs,
+        "compressibility": settings["compressibility"] / units.GPa,
+    }
+    nodes = {"velocities": np.where(free, atoms.get_velocities(), 0), "masses": masses, "order": np.arange(len(atoms), dtype=np.int32)}
+    of_system = {option: np.float64(value) for option, value in numbers.items()} | {"seed": np.uint32(settings["seed"])}
+    state = start(structure.positions, structure.cell, free, volume(structure.cell) > 0, steps, every, nodes, of_system)
+    return Job(k, name, structure, lane, state, skin, skin)
+
+
+def _check_ensemble(ensemble: str, of_npt: dict[str, Any], relaxation_time: Any) -> None:
+    if ensemble not in ("nve", "nvt", "npt"):
+        raise ConfigError(f"ensemble must be nve, nvt or npt, not {ensemble!r}.")
+    if ensemble != "npt" and (given := [name for name, value in of_npt.items() if value is not None]):
+        raise ConfigError(f"{given[0]} is for npt; {ensemble} would ignore it.")
+    if ensemble == "nve" and relaxation_time is not None:
+        raise ConfigError("relaxation_time is for nvt and npt; nve would ignore it.")
+
+
+def _check_system(name: str, atoms: Atoms, ensemble: str, free: np.ndarray, settings: dict[str, Any]) -> None:
+    for option in ("timestep", "relaxation_time", "barostat_time", "compressibility"):
+        if not settings[option] > 0:
+            raise ConfigError(f"{name}: {option} must be above 0, not {settings[option]}.")
+    if not 0 <= settings["seed"] < 2**32:
+        raise ConfigError(f"{name}: a seed is from 0 to 2^32 - 1, not {settings['seed']}.")
+    target = settings["temperature"]
+    if target is not None and not target >= 0:
+        raise ConfigError(f"{name}: a temperature is 0 K or more, not {target}.")
+    if ensemble != "nve" and not target:
+        raise ConfigError(f"{name}: {ensemble} needs a temperature above 0 K, not {target}.")
+    if ensemble == "npt" and not atoms.pbc.all():
+        raise ConfigError(f"{name}: npt needs a structure that is periodic in all three directions.")
+    if ensemble == "npt" and not free.all():
+        raise ConfigError(f"{name}: npt moves every atom with the cell: take the constraints away, or use nvt.")

@@ -1,0 +1,142 @@
+"""From ase.Atoms to systems and back: names, constraints, and options that are one for all or one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixCartesian
+
+from macejax.config import ConfigError, ModelConfig
+from macejax.data.species import species_index
+from macejax.data.structure import DataError, Structure, check
+from macejax.model.mace import Model, build
+from macejax.potential import SiteEnergy
+from macejax.simulate.many.fields import Fields
+
+
+def names_of(systems: Sequence[Atoms], given: Sequence[str] | None = None) -> list[str]:
+    """What a person calls each system: as given, or its place and formula."""
+    if given is not None:
+        return each(list(given), len(systems), "names")
+    return [f"system {k} ({atoms.get_chemical_formula()})" for k, atoms in enumerate(systems)]
+
+
+def structure_of(atoms: Atoms, name: str) -> Structure:
+    """The bare structure, checked.
+
+    Raises:
+      DataError: it cannot be used; the sentence begins with `name`.
+    """
+    return check(Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), source=name))
+
+
+def free_of(atoms: Atoms, name: str) -> np.ndarray:
+    """[n, 3] bool, False for components that FixAtoms and FixCartesian hold.
+
+    Raises:
+      DataError: a constraint of another kind.
+    """
+    free = np.ones((len(atoms), 3), bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            free[constraint.index] = False
+        elif isinstance(constraint, FixCartesian):
+            free[constraint.index] &= ~np.asarray(constraint.mask, bool)
+        else:
+            raise DataError(
+                f"{name}: has a {type(constraint).__name__}, but of many systems at once only FixAtoms and FixCartesian can be held: "
+                "run it alone, through the calculator, or take the constraint away."
+            )
+    return free
+
+
+def each(value: Any, count: int, option: str) -> list[Any]:
+    """An option that is one value for all, or a sequence with one for each.
+
+    Raises:
+      ConfigError: a sequence of another length.
+    """
+    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str):
+        if len(value) != count:
+            raise ConfigError(f"{option} has {len(value)} values for {count} systems: give one for each, or one for all.")
+        return list(value)
+    return [value] * count
+
+
+def lanes_of(model: Model | Sequence[Model], count: int) -> tuple[list[Model], list[int]]:
+    """The different models, and which one each of `count` systems has.
+
+    Raises:
+      ConfigError: they are not one for each system, or not of one configuration.
+    """
+    if isinstance(model, Model):
+        return [model], [0] * count
+    different: list[Model] = []
+    lanes = []
+    for given in each(model, count, "model"):
+        lane = next(
+            (k for k, known in enumerate(different) if known.params is given.params and known.config == given.config), len(different)
+        )
+        if lane == len(different):
+            different.append(given)
+        lanes.append(lane)
+    if any(other.config != different[0].config for other in different):
+        raise ConfigError("models that run together have one configuration, E0s and scale included: run the others by themselves.")
+    return different, lanes
+
+
+def check_run(count: int, steps: int, every: int, skin: float, batch_atoms: int, dtype: str) -> None:
+    """Refuse what makes no sense for any system.
+
+    Raises:
+      ConfigError: in a sentence.
+    """
+    if count == 0:
+        raise ConfigError("there is no system to run.")
+    if steps < 0 or every < 1 or batch_atoms < 1:
+        raise ConfigError(f"steps must be 0 or more, every and batch_atoms 1 or more; they are {steps}, {every}, {batch_atoms}.")
+    if not skin > 0:
+        raise ConfigError(f"skin must be above 0 (Angstrom), not {skin}.")
+    if dtype not in ("float32", "float64"):
+        raise ConfigError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
+
+
+def params_of(models: Sequence[Model], dtype: Any) -> Any:
+    """Parameters in `dtype`; with a leading axis where there are several models. Call it with x64 on."""
+    trees = [jax.tree.map(lambda x: np.asarray(x, dtype), model.params) for model in models]
+    return jax.device_put(trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees))
+
+
+def site_energy_of(config: ModelConfig, own: SiteEnergy | None) -> SiteEnergy:
+    """The model's function, or the caller's."""
+    return build(config).apply if own is None else own
+
+
+def e0_of(structure: Structure, config: ModelConfig) -> float:
+    """Sum of the energies of the isolated atoms (eV).
+
+    Raises:
+      DataError: the model does not know an element.
+    """
+    return float(np.asarray(config.e0s, np.float64)[species_index(structure.numbers, config.elements, structure.source)].sum())
+
+
+def atoms_of(start: Atoms, frame: Fields, e0: float) -> Atoms:
+    """The system as `start` describes it, where `frame` has it, with energy, forces and, where there is a volume, stress."""
+    atoms = start.copy()
+    atoms.calc = None
+    atoms.set_cell(frame.globals["cell"])
+    atoms.set_positions(frame.nodes["positions"], apply_constraint=False)
+    if "velocities" in frame.nodes:
+        atoms.set_momenta(frame.nodes["velocities"] * atoms.get_masses()[:, None], apply_constraint=False)
+    results: dict[str, Any] = {"energy": float(frame.globals["energy"]) + e0, "forces": frame.nodes["forces"]}
+    if frame.globals["has_volume"]:
+        stress = frame.globals["strain_derivative"] / atoms.get_volume()
+        results["stress"] = stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
