@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from macejax.simulate.integrators import Middle, Settings, State
 
 
+@functools.cache  # one function for equal arguments, so that programs that are equal are compiled once
 def cell_rescaling(thermostat: Middle, *, free_shape: bool) -> Middle:
     """A thermostat and a barostat of first order.
 

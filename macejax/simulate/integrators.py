@@ -142,9 +142,7 @@ def _chain_masses(settings: Settings) -> jax.Array:
     return settings.thermal_energy * settings.relaxation_time**2 * jnp.where(head, settings.freedoms, 1.0)
 
 
-def _push_chain(
-    momentum: jax.Array, mass: jax.Array, double: jax.Array, settings: Settings, t: jax.Array, order: range
-) -> jax.Array:
+def _push_chain(momentum: jax.Array, mass: jax.Array, double: jax.Array, settings: Settings, t: jax.Array, order: range) -> jax.Array:
     """Half a step t of the momenta [CHAIN] of a chain, one after the other; `double` is twice the kinetic energy of the atoms (eV)."""
     p = list(momentum)
     for k in order:

@@ -34,14 +34,17 @@ def shape_for(positions: np.ndarray, cell: np.ndarray, pbc: Pbc, cutoff: float, 
       extra: further slots.
 
     Raises:
-      DataError: positions or cell that are not finite, a cell so flat that the skin spans it, or more atoms and images than can be numbered.
+      DataError: positions or cell that are not finite, a cell so flat that the skin spans it, or more atoms and images than there are
+        numbers.
     """
     positions, cell = np.asarray(positions, np.float64), np.asarray(cell, np.float64)
     receivers = symmetric_neighbors(positions, cell, np.array(pbc), cutoff + skin)[0]
     degree = np.bincount(receivers).max(initial=0)
     bins, reach = _bins_for(positions, cell, pbc, cutoff + skin, skin)
     occupancy = _occupancy(positions, cell, pbc, bins, cutoff + skin)
-    shape = ListShape(float(cutoff), float(skin), pbc, round_slots(degree * HEADROOM + extra), bins, reach, _room(occupancy, len(positions)))
+    shape = ListShape(
+        float(cutoff), float(skin), pbc, round_slots(degree * HEADROOM + extra), bins, reach, _room(occupancy, len(positions))
+    )
     images = np.prod([2 * -(-r // b) + 1 for r, b in zip(reach, bins, strict=True)])
     if len(positions) * int(images) >= EMPTY or len(positions) * shape.slots >= EMPTY:
         raise DataError(f"{len(positions)} atoms with {images} images are more than an edge number can hold.")
@@ -57,16 +60,17 @@ def grown(shape: ListShape, rows: RowList) -> ListShape:
     degree, occupancy = int(rows.degree), int(rows.occupancy)
     if degree > MAX_NEIGHBORS:
         raise DataError(f"an atom has {degree} neighbours within {shape.radius} Angstrom: the structure has collapsed.")
-    positions, cell = np.asarray(rows.reference), np.asarray(rows.cell, np.float64)
-    changes: dict[str, object] = {}
     if degree > shape.slots:
-        changes["slots"] = round_slots(degree * GROWTH)
-    bins, reach = _bins_for(positions @ complete_cell(cell * np.array(shape.pbc)[:, None]), cell, shape.pbc, shape.radius, shape.skin)
+        shape = shape._replace(slots=round_slots(degree * GROWTH))
+    if occupancy > shape.per_bin:
+        shape = shape._replace(per_bin=min(int(np.ceil(occupancy * GROWTH)), len(rows.reference)))
+    cell = np.asarray(rows.cell, np.float64)
+    positions = _positions(rows)
+    bins, reach = _bins_for(positions, cell, shape.pbc, shape.radius, shape.skin)
     if any(new > old for new, old in zip(reach, shape.reach, strict=True)) or any(b < o for b, o in zip(bins, shape.bins, strict=True)):
-        changes |= {"bins": bins, "reach": reach, "per_bin": max(shape.per_bin, _room(_bound(shape, bins, occupancy), len(positions)))}
-    elif occupancy > shape.per_bin:
-        changes["per_bin"] = min(int(np.ceil(occupancy * GROWTH)), len(positions))
-    return shape._replace(**changes)
+        fullest = _occupancy(positions, cell, shape.pbc, bins, shape.radius)
+        shape = shape._replace(bins=bins, reach=reach, per_bin=max(shape.per_bin, _room(fullest, len(positions))))
+    return shape
 
 
 def allocate(shape: ListShape, positions: np.ndarray, cell: np.ndarray) -> RowList:
@@ -75,11 +79,14 @@ def allocate(shape: ListShape, positions: np.ndarray, cell: np.ndarray) -> RowLi
 
 
 def reshape(rows: RowList, shape: ListShape) -> RowList:
-    """The same edges in another shape: those of the structure for which the list was made, so that it is renewed when the old one would be."""
-    cell = np.asarray(rows.cell)
-    positions = np.asarray(rows.reference) @ complete_cell(cell * np.array(shape.pbc)[:, None])
-    new = _build(shape, positions.astype(rows.reference.dtype), cell)
+    """The edges of the structure that the list was made for, in another shape: it is renewed when the old one would be."""
+    new = _build(shape, _positions(rows).astype(rows.reference.dtype), rows.cell)
     return replace(new, reference=rows.reference, rebuilds=rows.rebuilds)
+
+
+def _positions(rows: RowList) -> np.ndarray:
+    """Where the atoms [N, 3] (Angstrom) were when the list was made."""
+    return np.asarray(rows.reference, np.float64) @ complete_cell(np.asarray(rows.cell, np.float64) * np.array(rows.shape.pbc)[:, None])
 
 
 def _bins_for(positions: np.ndarray, cell: np.ndarray, pbc: Pbc, radius: float, skin: float) -> tuple[Bins, Bins]:
@@ -104,11 +111,6 @@ def _occupancy(positions: np.ndarray, cell: np.ndarray, pbc: Pbc, bins: Bins, ra
     width = np.where(pbc, 1 / np.array(bins), np.maximum(coordinates.max(axis=0) / bins, radius))
     place = np.clip(np.floor(coordinates / width).astype(int), 0, np.array(bins) - 1)
     return int(np.bincount(np.ravel_multi_index(tuple(place.T), bins)).max())
-
-
-def _bound(shape: ListShape, bins: Bins, occupancy: int) -> int:
-    """Atoms that a new, larger bin may hold, given the fullest old one."""
-    return occupancy * int(np.prod([-(-old // new) + 1 if new < old else 1 for old, new in zip(shape.bins, bins, strict=True)]))
 
 
 def _room(occupancy: int, number: int) -> int:

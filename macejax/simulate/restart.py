@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import fields
@@ -20,6 +21,7 @@ from macejax.simulate.row_list import ListShape, RowList
 from macejax.simulate.system import Evaluation
 
 FORMAT = 1
+_DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 FilePath = str | os.PathLike[str]
 
 
@@ -40,7 +42,8 @@ def save_state(path: FilePath, saved: Saved) -> None:
     """
     tensors = {name: np.asarray(value, order="C") for name, value in _tensors(saved).items()}
     header = {"format": FORMAT, "conditions": saved.conditions, "outputs": saved.outputs, "shape": saved.rows.shape._asdict()}
-    write_atomically(path, save(tensors, metadata={"macejax_md": json.dumps(header)}))
+    digest = _digest(header, save(tensors))
+    write_atomically(path, save(tensors, metadata={"macejax_md": json.dumps({"header": header, "sha256": digest})}))
 
 
 def load_state(path: FilePath) -> Saved:
@@ -50,21 +53,52 @@ def load_state(path: FilePath) -> Saved:
       FileNotFoundError: there is none. DataError: it is damaged, or no state file.
     """
     content = Path(path).read_bytes()
+    header = _header(path, content)
     try:
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["macejax_md"])
         tensors = {name: jnp.asarray(value) for name, value in load(content).items()}
-        shape = header["shape"]
-        shape = ListShape(**{key: tuple(value) if isinstance(value, list) else value for key, value in shape.items()})
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in header["shape"].items()}
+        shape = ListShape(**values)
         found = Evaluation(**{name: tensors[f"found.{name}"] for name in Evaluation._fields})
         state = State(**{name: tensors[f"state.{name}"] for name in State._fields if name != "found"}, found=found)
         rows = RowList(**{f.name: tensors[f"rows.{f.name}"] for f in fields(RowList) if f.name != "shape"}, shape=shape)
-        version, conditions, outputs = header["format"], header["conditions"], header["outputs"]
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{path}: is damaged, or not the state of a simulation ({type(error).__name__}).") from error
-    if version != FORMAT:
-        raise DataError(f"{path}: has format {version}; this version of macejax reads {FORMAT}.")
-    return Saved(state, rows, conditions, outputs)
+        return Saved(state, rows, header["conditions"], header["outputs"])
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def load_outputs(path: FilePath) -> dict[str, int]:
+    """How many bytes each output file had when the state was saved.
+
+    Raises:
+      As `load_state`.
+    """
+    return _header(path, Path(path).read_bytes())["outputs"]
+
+
+def _header(path: FilePath, content: bytes) -> dict[str, Any]:
+    try:
+        length = int.from_bytes(content[:8], "little")
+        signed = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["macejax_md"])
+        header = signed["header"]
+        whole = _digest(header, content) == signed["sha256"]
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    if not whole:
+        raise DataError(f"{path}: is damaged: its contents do not agree with their checksum.")
+    if header["format"] != FORMAT:
+        raise DataError(f"{path}: has format {header['format']}; this version of macejax reads {FORMAT}.")
+    return header
+
+
+def _digest(header: dict[str, Any], content: bytes) -> str:
+    """Of the header, and of names, shapes and bytes of the tensors."""
+    length = int.from_bytes(content[:8], "little")
+    tensors = {name: entry for name, entry in json.loads(content[8 : 8 + length]).items() if name != "__metadata__"}
+    return hashlib.sha256(json.dumps([header, tensors], sort_keys=True).encode() + content[8 + length :]).hexdigest()
+
+
+def _damaged(path: FilePath, error: Exception) -> DataError:
+    return DataError(f"{path}: is damaged, or not the state of a simulation ({type(error).__name__}).")
 
 
 def _tensors(saved: Saved) -> dict[str, Any]:

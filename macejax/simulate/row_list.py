@@ -83,8 +83,12 @@ def build(shape: ListShape, positions: jax.Array, cell: jax.Array) -> RowList:
     return RowList(senders, shift, mask, reverse, reference, cell, overflow, degree, occupancy, jnp.int32(0), shape)
 
 
-def update(rows: RowList, positions: jax.Array, cell: jax.Array) -> RowList:
-    """The list itself while it holds every pair within the cutoff; else a new one of the same shape, which remembers an overflow."""
+def update(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.0) -> RowList:
+    """The list itself while it holds every pair within the cutoff; else a new one of the same shape, which remembers an overflow.
+
+    Args:
+      use: part of the skin that may be used up before the list is renewed; less than 1 where energies come before the update.
+    """
 
     def again(_: None) -> RowList:
         new = build(rows.shape, positions, cell)
@@ -96,11 +100,11 @@ def update(rows: RowList, positions: jax.Array, cell: jax.Array) -> RowList:
             rebuilds=rows.rebuilds + 1,
         )
 
-    return jax.lax.cond(is_stale(rows, positions, cell), again, lambda _: rows, None)
+    return jax.lax.cond(is_stale(rows, positions, cell, use), again, lambda _: rows, None)
 
 
-def is_stale(rows: RowList, positions: jax.Array, cell: jax.Array) -> jax.Array:
-    """Whether a pair within the cutoff may be missing, [] bool.
+def is_stale(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.0) -> jax.Array:
+    """Whether a pair within the cutoff may be missing, [] bool; with `use` below 1, whether that part of the skin is used up.
 
     With F the deformation of the cell since, an atom that was at x0 is at x0 F + u. A pair within the cutoff now was within
     (cutoff + 2 max |u|) ||F^-1|| then, and ||F^-1|| <= 1 + ||F^-1 - 1||.
@@ -110,7 +114,7 @@ def is_stale(rows: RowList, positions: jax.Array, cell: jax.Array) -> jax.Array:
     _, delta = _displacements(rows, positions, now)
     farthest = jnp.sqrt(jnp.max(jnp.sum((delta @ now) ** 2, axis=1)))
     stretch = 1 + jnp.linalg.norm(inverse(now) @ then - jnp.eye(3, dtype=cell.dtype))
-    return (shape.cutoff + 2 * farthest) * jnp.where(jnp.all(now == then), 1, stretch) > shape.radius
+    return (shape.cutoff + 2 * farthest) * jnp.where(jnp.all(now == then), 1, stretch) > shape.cutoff + use * shape.skin
 
 
 def settle(rows: RowList, positions: jax.Array, cell: jax.Array) -> jax.Array:

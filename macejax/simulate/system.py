@@ -76,9 +76,7 @@ def graph_of(species: Species, positions: jax.Array, cell: jax.Array, rows: RowL
     )
 
 
-def evaluate(
-    site_energy: SiteEnergy, params: Any, species: Species, positions: jax.Array, cell: jax.Array, rows: RowList
-) -> Evaluation:
+def evaluate(site_energy: SiteEnergy, params: Any, species: Species, positions: jax.Array, cell: jax.Array, rows: RowList) -> Evaluation:
     """Energy, forces and strain derivative by one backward pass.
 
     Edge vectors and all sums are in the dtype of the positions, the model in that of its parameters: with float64 positions and float32
