@@ -138,7 +138,7 @@ def _displacements(rows: RowList, positions: jax.Array, complete: jax.Array) -> 
 
 def _bins(shape: ListShape, coordinates: jax.Array, complete: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The bin [N, 3] of every atom, and whether bins are wide enough for the offsets that are looked at."""
-    periodic, bins = np.array(shape.pbc), np.array(shape.bins)
+    periodic, bins = np.array(shape.pbc), np.array(shape.bins, np.int32)
     radius = shape.radius * (1 + ROUNDING)
     lowest, highest = jnp.min(coordinates, axis=0), jnp.max(coordinates, axis=0)
     width = jnp.maximum((highest - lowest) / bins, radius)  # of open directions; the last bin is endless

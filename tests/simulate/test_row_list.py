@@ -82,6 +82,7 @@ def assert_same(rows: RowList, atoms: Atoms) -> None:
         ("senders", "shift", "mask", "reverse"), found, expected(atoms, rows.shape.radius, rows.shape.slots), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
+        assert ours.dtype == (bool if name == "mask" else np.int32)
 
 
 @pytest.mark.parametrize(("name", "radius"), [*((name, 5.5) for name in ZOO), ("crystal", 3.0), ("slab", 3.0), ("skewed", 3.0)])
