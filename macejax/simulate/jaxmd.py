@@ -8,8 +8,8 @@
 
 jax-md's own lists take the nearest image, which needs cells of twice the cutoff; here a cell may be of any size. Its conventions hold: the
 columns of `box` are lattice vectors (THE CONTRACT's are rows: cell = box^T); a scalar is a cube and a vector a rectangular box; with
-fractional coordinates R_real = box R, and the gradient by R is that by real positions, as jax-md's integrators take it. (NPT wants real
-coordinates: npt_nose_hoover of jax-md 0.2.29 moves fractional ones by a term that is meant for real ones, and does not conserve its energy.)
+fractional coordinates R_real = box R, and the gradient by R is that by real positions, as jax-md's integrators take it. NPT wants real
+coordinates: npt_nose_hoover of jax-md 0.2.29 moves fractional ones by a term that is meant for real ones, and loses its energy.
 """
 
 from __future__ import annotations
