@@ -90,21 +90,14 @@ def run_md(
     if temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, temperature, rng)
     dynamics = _integrator(atoms, ensemble, timestep, temperature, pressure, relaxation_time, barostat_time, free_shape, rng)
-    hottest = max_temperature or ABSURD * max(temperature or 0.0, atoms.get_temperature(), COLDEST_REFERENCE)
+    limit = max_temperature or hottest(atoms, temperature)
     state = thermo(atoms, 0, timestep)
 
     def watch() -> None:
         nonlocal state
         state = thermo(atoms, dynamics.nsteps, timestep)
-        if not math.isfinite(state.total_energy):
-            raise SimulationError(
-                f"step {state.step}: the total energy is {state.total_energy}. Look at the start, or take a shorter timestep."
-            )
-        if state.temperature > hottest:
-            raise SimulationError(
-                f"step {state.step}: the temperature is {state.temperature:.0f} K, above {hottest:.0f} K. It exploded: the timestep "
-                f"({timestep} fs) may be too long, the start too far from equilibrium, or the model out of its depth."
-            )
+        if not math.isfinite(state.total_energy) or state.temperature > limit:
+            raise explosion(state.step, state.total_energy, state.temperature, limit, timestep)
         if observe is not None and (state.step % every == 0 or state.step == steps):
             observe(atoms, state)
 
@@ -149,6 +142,21 @@ def _integrator(
         warnings.filterwarnings("ignore", message="Using heuristic P_mass")  # ASE's own choice of the barostat's mass is what we want
         thermostat = {"temperature_K": temperature, "T_tau": (100.0 if relaxation_time is None else relaxation_time) * units.fs, "rng": rng}
         return LangevinBAOAB(atoms, timestep * units.fs, **thermostat, **barostat)
+
+
+def hottest(atoms: Atoms, temperature: float | None) -> float:
+    """Temperature (K) above which a run of these atoms, aimed at `temperature`, has exploded."""
+    return ABSURD * max(temperature or 0.0, atoms.get_temperature(), COLDEST_REFERENCE)
+
+
+def explosion(step: int, total_energy: float, temperature: float, limit: float, timestep: float) -> SimulationError:
+    """The error that ends a run whose numbers are not finite, or absurd."""
+    if not (math.isfinite(total_energy) and math.isfinite(temperature)):
+        return SimulationError(f"step {step}: the total energy is {total_energy}. Look at the start, or take a shorter timestep.")
+    return SimulationError(
+        f"step {step}: the temperature is {temperature:.0f} K, above {limit:.0f} K. It exploded: the timestep ({timestep} fs) may be too "
+        "long, the start too far from equilibrium, or the model out of its depth."
+    )
 
 
 def thermalize(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:

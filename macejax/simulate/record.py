@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -43,29 +44,66 @@ def snapshot(atoms: Atoms) -> Atoms:
     return frame
 
 
+class Recorder:
+    """Appends atoms to an extxyz trajectory, and a NamedTuple of numbers to a log of JSON lines; made by `recorder`."""
+
+    def __init__(self, trajectory: TextIO | None, log: TextIO | None) -> None:
+        self._trajectory, self._log = trajectory, log
+
+    def __call__(self, atoms: Atoms, numbers: Any) -> None:
+        """Append, and flush, so that a run can be followed and a killed one is not lost."""
+        if self._trajectory is not None:
+            write(self._trajectory, snapshot(atoms), format="extxyz")
+            self._trajectory.flush()
+        if self._log is not None:
+            print(json.dumps(numbers._asdict()), file=self._log, flush=True)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file, each made sure to be on the disk: what a restart begins behind."""
+        found = {}
+        for name, file in (("trajectory", self._trajectory), ("log", self._log)):
+            if file is not None:
+                file.flush()
+                os.fsync(file.fileno())
+                found[name] = os.fstat(file.fileno()).st_size
+        return found
+
+
 @contextmanager
 def recorder(
-    trajectory: FilePath | None = None, log: FilePath | None = None, overwrite: bool = False
-) -> Iterator[Callable[[Atoms, Any], None]]:
+    trajectory: FilePath | None = None, log: FilePath | None = None, overwrite: bool = False, resume: Mapping[str, int] | None = None
+) -> Iterator[Recorder]:
     """A function that takes atoms and a NamedTuple of numbers, and appends them to an extxyz trajectory and to a log of JSON lines.
 
-    Lines are flushed as they come, so that a run can be followed and a killed one is not lost.
+    Args:
+      trajectory, log: the files; None for none.
+      overwrite: replace files that exist.
+      resume: go on with files that exist, cut to these sizes (`Recorder.sizes`); what a killed run wrote after them is done again.
 
     Raises:
-      FileExistsError: a file is there already, and `overwrite` is not set.
+      FileExistsError: a file is there already, and neither `overwrite` nor `resume` is set.
+      DataError: a file to go on with is missing, or shorter than it was.
     """
-    paths = [path for path in (trajectory, log) if path is not None]
-    for path in paths:
-        if Path(path).exists() and not overwrite:
+    paths = {name: Path(path) for name, path in (("trajectory", trajectory), ("log", log)) if path is not None}
+    if resume is not None and set(resume) != set(paths):
+        raise DataError(f"the run wrote {_list(resume)}, not {_list(paths)}: go on as it began.")
+    for name, path in paths.items():
+        if resume is not None:
+            size = path.stat().st_size if path.exists() else 0
+            if size < resume[name]:
+                raise DataError(
+                    f"{path} has {size} bytes, but had {resume[name]} when the state was saved: it is not the file of that run."
+                )
+        elif path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
     with ExitStack() as stack:
-        files = {path: stack.enter_context(open(path, "w", encoding="utf-8")) for path in paths}
+        files = {}
+        for name, path in paths.items():
+            if resume is not None and path.exists():
+                os.truncate(path, resume[name])
+            files[name] = stack.enter_context(open(path, "w" if resume is None else "a", encoding="utf-8"))
+        yield Recorder(files.get("trajectory"), files.get("log"))
 
-        def record(atoms: Atoms, numbers: Any) -> None:
-            if trajectory is not None:
-                write(files[trajectory], snapshot(atoms), format="extxyz")
-                files[trajectory].flush()
-            if log is not None:
-                print(json.dumps(numbers._asdict()), file=files[log], flush=True)
 
-        yield record
+def _list(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names)) or "nothing"

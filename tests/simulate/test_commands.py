@@ -108,9 +108,35 @@ def test_md(folder, capsys):
     np.testing.assert_allclose(start.get_momenta(), frames[-1].get_momenta(), atol=1e-7)  # velocities of the file are kept
 
 
+def test_md_on_the_device(folder, capsys):
+    """The frames of ASE's engine; and 20 steps in two goes, which write what one go writes."""
+    options = ("--every", "5", "--temperature", "200", "--engine", "jax")
+    files = ("-o", "device.xyz", "--log", "device.jsonl")
+    assert run(folder, "md", "model.mace", "water.xyz", *files, *options, "--steps", "20") == 0
+    assert "written to" in capsys.readouterr().out
+    assert run(folder, "md", "model.mace", "water.xyz", "-o", "ase.xyz", "--log", "ase.jsonl", *options[:4], "--steps", "20") == 0
+    for ours, theirs in zip(read(folder / "device.xyz", ":"), read(folder / "ase.xyz", ":"), strict=True):
+        np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-8)  # as written
+        np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=1e-8)
+        assert ours.get_potential_energy() == pytest.approx(theirs.get_potential_energy(), abs=1e-8)
+    two = ("-o", "two.xyz", "--log", "two.jsonl", "--state", str(folder / "two.state"))
+    assert run(folder, "md", "model.mace", "water.xyz", *two, *options, "--steps", "10") == 0
+    assert run(folder, "md", "model.mace", "water.xyz", *two, *options, "--steps", "20") == 1  # never over a state that is there
+    assert "go on from it with --restart" in capsys.readouterr().err
+    assert run(folder, "md", "model.mace", "water.xyz", *two, *options, "--steps", "20", "--restart") == 0
+    for end in ("xyz", "jsonl"):
+        assert (folder / f"two.{end}").read_bytes() == (folder / f"device.{end}").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (("md", "model.mace", "water.xyz", "--thermostat", "csvr"), 2, "--thermostat: for --engine jax only"),
+        (("md", "model.mace", "water.xyz", "--state", "x", "--save-every", "3"), 2, "--state, --save-every: for --engine jax only"),
+        (("md", "model.mace", "water.xyz", "--engine", "jax", "--save-every", "3"), 2, "does nothing without --state"),
+        (("md", "model.mace", "water.xyz", "--engine", "jax", "--restart"), 2, "--restart needs --state"),
+        (("md", "model.mace", "water.xyz", "--engine", "jax", "--compressibility", "1"), 2, "nve would ignore compressibility"),
+        (("md", "model.mace", "gold.xyz", "--engine", "jax"), 1, "Au"),
         (("md", "model.mace", "gold.xyz"), 1, "Au"),
         (("md", "model.mace", "missing.xyz"), 1, "missing.xyz"),
         (("md", "model.mace", "model.mace"), 1, "no structure could be read"),

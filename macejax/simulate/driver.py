@@ -1,0 +1,219 @@
+"""Molecular dynamics that stays on the device: steps, neighbour list and watch in one compiled program, run in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from macejax.config import ConfigError
+from macejax.data.structure import DataError, Structure, volume
+from macejax.data.structure import check as check_structure
+from macejax.model.mace import Model, build
+from macejax.potential import SiteEnergy
+from macejax.simulate.ensemble import Ensemble, check, keeps_momentum, middle_of, settings_of
+from macejax.simulate.integrators import CHAIN, State
+from macejax.simulate.list_shape import allocate, shape_for
+from macejax.simulate.md import Observer, SimulationError, Thermo, hottest, thermalize, thermo
+from macejax.simulate.program import Program, first_evaluation, run_chunk
+from macejax.simulate.restart import FilePath, Saved, load_state, save_state
+from macejax.simulate.row_list import RowList
+from macejax.simulate.system import Evaluation, species_of
+
+CHUNK = 100  # steps in one call of the program, and at most what a replay costs
+
+
+class Outcome(NamedTuple):
+    """How a run ended, and what its neighbour list did."""
+
+    thermo: Thermo  # of the last step
+    num_rebuilds: int  # of the list, on the device
+    num_replays: int  # chunks done again with larger arrays, since the list had overflowed
+
+
+class _Plan(NamedTuple):
+    """When to stop for what."""
+
+    steps: int
+    every: int
+    save_every: int
+    chunk: int
+    begin: int  # first step of this run, which a restart has seen before
+
+    def next_stop(self, step: int) -> int:
+        return min(self.steps, *(step - step % n + n for n in (self.every, self.save_every, self.chunk)))
+
+
+def run_on_device(
+    model: Model,
+    atoms: Atoms,
+    steps: int,
+    ensemble: Ensemble = Ensemble(),  # noqa: B008  (immutable)
+    *,
+    dtype: Literal["float32", "float64"] = "float64",
+    skin: float = 0.5,
+    seed: int = 0,
+    every: int = 10,
+    observe: Observer | None = None,
+    report: Callable[[Thermo], None] | None = None,
+    max_temperature: float | None = None,
+    state_file: FilePath | None = None,
+    save_every: int = 1000,
+    restart: bool = False,
+    outputs: Callable[[], dict[str, int]] | None = None,
+    chunk: int = CHUNK,
+    site_energy: SiteEnergy | None = None,
+) -> Outcome:
+    """Run a simulation to step `steps`, and leave `atoms` where they then are, with energy, forces and stress.
+
+    Neither list nor forces come to the host between two observations. The list is renewed within the program, in the step in which an atom
+    has gone too far and before its forces are computed. Edges that no longer fit raise a flag, and the chunk is done again from its start
+    with larger arrays: a result with missing neighbours is never seen. Positions and momenta are float64 always; `dtype` is the model's.
+
+    Args:
+      model: potential.
+      atoms: where to start. Atoms at rest are given velocities of the ensemble's temperature, without motion of the whole; csvr and
+        nose_hoover, which would keep that motion, take it away from others too.
+      steps: number of the last step; a restart counts from the first run's beginning.
+      ensemble: what is kept constant.
+      dtype: precision of the model.
+      skin: the neighbour list reaches this much (Angstrom) beyond the cutoff. Changes speed, not results.
+      seed: of initial velocities and of the thermostat.
+      every: steps from one call of `observe` to the next; step 0 and the last one are always shown. Looking changes nothing.
+      observe: called with the atoms and the Thermo of the step.
+      report: called with the Thermo of the end of every chunk.
+      max_temperature: K; hotter atoms end the run, in the very step. By default ten times the target, or the start.
+      state_file: where the state is saved, every `save_every` steps and at the end.
+      restart: go on from `state_file`: on one machine, a run of 16 steps and two of 8 give the same bits. Conditions must be as they were,
+        apart from `steps` and from what is seen of them.
+      outputs: what the output files are and how many bytes each has, to be kept in the state file (`Recorder.sizes`).
+      chunk: most steps in one call of the program.
+      site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
+
+    Raises:
+      ConfigError: options that are wrong, or that would do nothing. DataError: atoms that are no valid structure, or an element that the
+        model does not know; a state file that is damaged or of another run.
+      SimulationError: a number that is not finite, an absurd temperature, atoms that collapsed, an output that could not be written.
+    """
+    ensemble = check(ensemble, atoms.pbc)
+    _check(atoms, steps, every, save_every, chunk, dtype, skin, restart, state_file)
+    species = species_of(atoms.numbers, model.config.elements)
+    conditions = _conditions(atoms, ensemble, model.config.cutoff, dtype, skin, seed)
+    e0s = np.asarray(model.config.e0s, np.float64)[species.index]
+    function = build(model.config).apply if site_energy is None else site_energy
+    with jax.enable_x64(True):
+        settings = settings_of(ensemble, atoms.get_masses())
+        params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
+        program = Program(function, middle_of(ensemble), params, species, settings, np.inf)
+        if restart:
+            saved = load_state(state_file)
+            limit = saved.conditions.pop("hottest", None)
+            _compare(saved.conditions, conditions, state_file)
+            state, rows = saved.state, saved.rows
+        else:
+            state, rows = _start(atoms, model.config.cutoff, skin, ensemble, seed)
+            limit = hottest(atoms, ensemble.temperature)
+            state, rows = first_evaluation(program, state, rows)
+        program = program._replace(hottest=max_temperature or limit)
+        conditions["hottest"] = limit
+
+        def look(state: State, rows: RowList) -> Thermo:
+            _give_back(atoms, state, e0s)
+            seen = thermo(atoms, int(state.step), ensemble.timestep)
+            first = seen.step == plan.begin and restart
+            if observe is not None and (seen.step % every == 0 or seen.step >= steps) and not first:
+                observe(atoms, seen)
+            if report is not None:
+                report(seen)
+            if state_file is not None and not first and (seen.step >= steps or (seen.step % save_every == 0 and seen.step > 0)):
+                save_state(state_file, Saved(state, rows, conditions, outputs() if outputs else {}))
+            return seen
+
+        plan = _Plan(steps, every, save_every, chunk, int(state.step))
+        return _loop(program, state, rows, plan, ensemble.timestep, look, state_file)
+
+
+def _loop(
+    program: Program,
+    state: State,
+    rows: RowList,
+    plan: _Plan,
+    timestep: float,
+    look: Callable[[State, RowList], Thermo],
+    state_file: FilePath | None,
+) -> Outcome:
+    replays = 0
+    while True:
+        step = int(state.step)
+        try:
+            seen = look(state, rows)
+        except OSError as error:
+            kept = "" if state_file is None else f" {state_file} holds the state as it was saved last, if it was."
+            raise SimulationError(f"step {step}: an output could not be written, and the run ends here: {error}.{kept}") from error
+        if step >= plan.steps:
+            return Outcome(seen, int(rows.rebuilds), replays)
+        state, rows, more = run_chunk(program, state, rows, plan.next_stop(step), timestep)
+        replays += more
+
+
+def _start(atoms: Atoms, cutoff: float, skin: float, ensemble: Ensemble, seed: int) -> tuple[State, RowList]:
+    if ensemble.temperature is not None and not np.any(atoms.get_momenta()):
+        thermalize(atoms, ensemble.temperature, np.random.default_rng(seed))
+    momenta, masses = atoms.get_momenta(), atoms.get_masses()[:, None]
+    if ensemble.name != "nve" and keeps_momentum(ensemble) and len(atoms) > 1:
+        momenta = momenta - masses / masses.sum() * momenta.sum(axis=0)
+        atoms.set_momenta(momenta)
+    cell, (a, b, c) = np.array(atoms.cell.array), atoms.pbc.tolist()
+    rows = allocate(shape_for(atoms.positions, cell, (a, b, c), cutoff, skin), atoms.positions, cell)
+    found = Evaluation(jnp.zeros(()), jnp.zeros_like(momenta), jnp.zeros((3, 3)))
+    key, chain = jax.random.PRNGKey(seed), jnp.zeros((2, CHAIN))
+    return State(jnp.int32(0), jnp.asarray(atoms.positions), jnp.asarray(momenta), jnp.asarray(cell), found, chain, key), rows
+
+
+def _give_back(atoms: Atoms, state: State, e0s: np.ndarray) -> None:
+    """Put the state into `atoms`, E0s added in float64."""
+    positions, momenta, cell, found = jax.device_get((state.positions, state.momenta, state.cell, state.found))
+    atoms.positions = positions
+    atoms.set_momenta(momenta)
+    if not np.array_equal(cell, atoms.cell.array):
+        atoms.set_cell(cell)
+    results: dict[str, Any] = {"energy": float(found.energy) + float(e0s.sum()), "forces": np.array(found.forces)}
+    size = volume(atoms.cell.array)
+    if size > 0:
+        results["stress"] = full_3x3_to_voigt_6_stress(found.strain_derivative / size)
+    atoms.calc = SinglePointCalculator(atoms, **results)
+
+
+def _conditions(atoms: Atoms, ensemble: Ensemble, cutoff: float, dtype: str, skin: float, seed: int) -> dict[str, Any]:
+    """What must be the same when a run goes on; JSON."""
+    system = {"numbers": atoms.numbers.tolist(), "masses": atoms.get_masses().tolist(), "pbc": atoms.pbc.tolist()}
+    return {**ensemble._asdict(), **system, "cutoff": cutoff, "dtype": dtype, "skin": skin, "seed": seed}
+
+
+def _compare(saved: dict[str, Any], now: dict[str, Any], path: FilePath) -> None:
+    for name, value in now.items():
+        if saved.get(name) != value:
+            was = "another" if isinstance(value, list) else f"{saved.get(name)}, not {value}"
+            raise DataError(f"{path}: is of a run that cannot go on like this; its {name} was {was}.")
+
+
+def _check(
+    atoms: Atoms, steps: int, every: int, save_every: int, chunk: int, dtype: str, skin: float, restart: bool, state_file: FilePath | None
+) -> None:
+    check_structure(Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc))
+    if steps < 0 or min(every, save_every, chunk) < 1:
+        raise ConfigError(f"steps must be 0 or more; every, save_every and chunk 1 or more: {steps}, {every}, {save_every}, {chunk}.")
+    if dtype not in ("float32", "float64"):
+        raise ConfigError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
+    if not skin >= 0:
+        raise ConfigError(f"skin must be 0 or more (Angstrom), not {skin}.")
+    if restart and state_file is None:
+        raise ConfigError("a restart needs the state file of the run that is to go on.")
+    if atoms.constraints:
+        raise ConfigError("constraints on atoms are not kept on the device: take them away, or use run_md.")

@@ -1,0 +1,106 @@
+"""The compiled loop of a simulation, and chunks of it that are done again where the neighbour list did not fit its arrays."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.units import kB
+
+from macejax.data.structure import DataError
+from macejax.potential import SiteEnergy
+from macejax.simulate.integrators import Middle, Settings, State, kinetic_energy, step
+from macejax.simulate.list_shape import grown, reshape
+from macejax.simulate.md import SimulationError, explosion
+from macejax.simulate.row_list import RowList, update
+from macejax.simulate.system import Evaluation, Species, evaluate
+
+MOST_REPLAYS = 20  # of one chunk, each with larger arrays
+
+
+class Program(NamedTuple):
+    """What a run computes with."""
+
+    site_energy: SiteEnergy
+    middle: Middle
+    params: Any
+    species: Species
+    settings: Settings
+    hottest: float  # K, of 3N degrees of freedom; above, the run has exploded
+
+
+@partial(jax.jit, static_argnames=("site_energy", "middle"))
+def advance(
+    site_energy: SiteEnergy,
+    middle: Middle,
+    params: Any,
+    species: Species,
+    settings: Settings,
+    state: State,
+    rows: RowList,
+    until: jax.Array,
+    limit: jax.Array,
+) -> tuple[State, RowList, jax.Array]:
+    """Go to step `until`, or to where the list overflows or the run explodes. Compiled once for each model, ensemble and shape of the list.
+
+    Args:
+      limit: of the kinetic energy, eV.
+
+    Returns:
+      The state, its list, and whether its numbers are finite and its kinetic energy below the limit.
+    """
+
+    def renew(positions: jax.Array, cell: jax.Array, rows: RowList) -> tuple[Evaluation, RowList]:
+        rows = update(rows, positions, cell)
+        return evaluate(site_energy, params, species, positions, cell, rows), rows
+
+    def goes_on(carry: tuple[State, RowList, jax.Array]) -> jax.Array:
+        state, rows, sane = carry
+        return (state.step < until) & sane & ~rows.overflow
+
+    def body(carry: tuple[State, RowList, jax.Array]) -> tuple[State, RowList, jax.Array]:
+        state, rows = step(carry[0], carry[1], settings, middle, renew)
+        # NaN is not below any limit.
+        return state, rows, jnp.isfinite(state.found.energy) & (kinetic_energy(state, settings) <= limit)
+
+    return jax.lax.while_loop(goes_on, body, (state, rows, jnp.bool_(True)))
+
+
+def run_chunk(program: Program, state: State, rows: RowList, until: int, timestep: float) -> tuple[State, RowList, int]:
+    """From a state to step `until`; done again with larger arrays until nothing overflows.
+
+    The list goes over into the larger arrays as it is, so that the result has the bits of a run whose arrays were large from the start.
+
+    Args:
+      timestep: fs, for messages.
+
+    Returns:
+      The state, its list, and how often the chunk was done again.
+
+    Raises:
+      SimulationError: a number that is not finite, an absurd temperature, or atoms that collapsed.
+    """
+    per_kelvin = 1.5 * len(state.positions) * kB
+    for replays in range(MOST_REPLAYS):
+        limit = np.float64(per_kelvin * program.hottest)
+        end, new, sane = advance(*program[:-1], state, rows, np.int32(until), limit)
+        if not bool(new.overflow):
+            if bool(sane):
+                return end, new, replays
+            kinetic = float(kinetic_energy(end, program.settings))
+            raise explosion(int(end.step), float(end.found.energy) + kinetic, kinetic / per_kelvin, program.hottest, timestep)
+        try:
+            rows = reshape(rows, grown(rows.shape, new))
+        except DataError as error:
+            raise SimulationError(f"step {int(end.step)}: {error}") from error
+    raise SimulationError(f"step {int(end.step)}: after {MOST_REPLAYS} enlargements the neighbour list still overflows ({new.shape}).")
+
+
+def first_evaluation(program: Program, state: State, rows: RowList) -> tuple[State, RowList]:
+    """The state with its energy and forces: a step of no length, by the one program that there is."""
+    still = program._replace(settings=program.settings._replace(timestep=jnp.zeros_like(program.settings.timestep)), hottest=np.inf)
+    state, rows, _ = run_chunk(still, state._replace(step=state.step - 1), rows, int(state.step), 0.0)
+    return state, rows

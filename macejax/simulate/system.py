@@ -1,0 +1,94 @@
+"""Atoms whose neighbour list lives on the device: their graph, and energy, forces and strain derivative of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from macejax.data.species import species_index
+from macejax.model.geometry import edge_vectors
+from macejax.potential import SiteEnergy, assemble
+from macejax.simulate.row_list import RowList, settle
+
+
+class Species(NamedTuple):
+    """What the elements of N atoms are to a model."""
+
+    index: np.ndarray  # [N] int32, into the model's elements
+    slot: np.ndarray  # [N] int32, into the table
+    table: np.ndarray  # [S] int32, elements present
+
+
+class Evaluation(NamedTuple):
+    """What a potential says of one structure."""
+
+    energy: jax.Array  # [] eV, interaction energy: without E0s
+    forces: jax.Array  # [N, 3] eV/Angstrom
+    strain_derivative: jax.Array  # [3, 3] eV
+
+
+def species_of(numbers: np.ndarray, elements: Sequence[int]) -> Species:
+    """Species of atomic numbers [N], for a model with these elements.
+
+    Raises:
+      DataError: an element that the model does not know.
+    """
+    index = species_index(np.asarray(numbers), elements)
+    table = np.unique(index).astype(np.int32)
+    return Species(index, np.searchsorted(table, index).astype(np.int32), table)
+
+
+def graph_of(species: Species, positions: jax.Array, cell: jax.Array, rows: RowList) -> jraph.GraphsTuple:
+    """The batch of THE CONTRACT (macejax/README.md) that a structure and its list are, without labels.
+
+    Args:
+      positions: [N, 3] Angstrom, in whatever images.
+      cell: [3, 3] Angstrom, rows.
+    """
+    number = len(species.index)
+    size = jnp.abs(jnp.linalg.det(cell))
+    count = np.array([number, 0], np.int32)
+    own = np.arange(number, dtype=np.int32)
+    return jraph.GraphsTuple(
+        nodes={
+            "positions": settle(rows, positions, cell),
+            "species": jnp.asarray(species.index),
+            "slot": jnp.asarray(species.slot),
+            "graph": np.zeros(number, np.int32),
+            "mask": np.ones(number, bool),
+        },
+        edges={"shift": rows.shift, "mask": rows.mask, "reverse": rows.reverse},
+        senders=rows.senders,
+        receivers=np.repeat(own, rows.shape.slots),
+        globals={
+            "cell": jnp.stack([cell, jnp.eye(3, dtype=cell.dtype)]),
+            "volume": jnp.stack([size, jnp.ones_like(size)]),
+            "mask": np.array([True, False]),
+            "species_table": jnp.asarray(species.table),
+        },
+        n_node=count,
+        n_edge=count * np.int32(rows.shape.slots),
+    )
+
+
+def evaluate(site_energy: SiteEnergy, params: Any, species: Species, positions: jax.Array, cell: jax.Array, rows: RowList) -> Evaluation:
+    """Energy, forces and strain derivative by one backward pass.
+
+    Edge vectors and all sums are in the dtype of the positions, the model in that of its parameters: with float64 positions and float32
+    parameters, atoms a long way from the origin lose nothing, and forces sum to zero to rounding of float64.
+    """
+    graph = graph_of(species, positions, cell, rows)
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+
+    def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        node_energy = site_energy(params, vectors.astype(dtype), graph).astype(positions.dtype)
+        return jnp.sum(node_energy), node_energy
+
+    gradient, node_energy = jax.grad(total, has_aux=True)(edge_vectors(graph))
+    found = assemble(node_energy, gradient, graph)
+    return Evaluation(found.energy[0], found.forces, found.strain_derivative[0])

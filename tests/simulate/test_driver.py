@@ -1,0 +1,345 @@
+"""Dynamics on the device: the trajectory of ASE, no lost neighbours, restarts to the bit, and errors instead of nonsense."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
+from ase.io import read
+
+from macejax.config import ConfigError
+from macejax.data.structure import DataError
+from macejax.simulate import Calculator, Ensemble, SimulationError, driver, list_shape, recorder, run_md, run_on_device
+from macejax.simulate.md import drift
+from macejax.simulate.program import run_chunk
+from macejax.simulate.restart import load_state
+from tests.simulate.toy import LATTICE, morse, toy_model
+
+SAME = 1e-10  # eV, eV/Angstrom, Angstrom: float64, other order of sums
+REVERSED = 1e-8  # Angstrom, after 100 steps there and 100 back
+ORDER_TWO = 0.5  # about 4, the ratio of energy fluctuations at a timestep and its half
+DRIFT = {"float64": 0.005, "float32": 0.05}  # meV/atom/ps
+MODEL = toy_model()
+ENSEMBLES = {
+    "nve": Ensemble("nve", 2.0, 400.0),
+    "langevin": Ensemble("nvt", 2.0, 400.0, "langevin", 50.0),
+    "csvr": Ensemble("nvt", 2.0, 400.0, "csvr", 50.0),
+    "nose_hoover": Ensemble("nvt", 2.0, 400.0, "nose_hoover", 50.0),
+    "npt": Ensemble("npt", 2.0, 400.0, "csvr", 50.0, 2.0, 200.0),
+    "npt, free shape": Ensemble("npt", 2.0, 400.0, None, 50.0, 2.0, 200.0, free_shape=True),
+}
+
+
+def copper(repeat=1, **changes) -> Atoms:
+    atoms = bulk("Cu", cubic=True, a=LATTICE).repeat(repeat)
+    for name, value in changes.items():
+        setattr(atoms, name, value)
+    return atoms
+
+
+def run(atoms: Atoms, steps: int, ensemble: Ensemble = ENSEMBLES["nve"], **options):
+    """Outcome, and what was seen."""
+    seen: list = []
+    outcome = run_on_device(
+        MODEL, atoms, steps, ensemble, observe=lambda _, state: seen.append(state), **{"site_energy": morse, "skin": 0.3, **options}
+    )
+    return outcome, seen
+
+
+def bits(atoms: Atoms) -> list[bytes]:
+    return [array.tobytes() for array in (atoms.positions, atoms.get_momenta(), atoms.cell.array, atoms.get_forces())]
+
+
+@pytest.mark.x32
+@pytest.mark.parametrize("pbc", [True, (True, True, False)])
+def test_nve_is_that_of_ase(pbc):
+    """Also where jax's own default is float32."""
+    ours, theirs = copper(2, pbc=pbc), copper(2, pbc=pbc)
+    theirs.calc = Calculator(MODEL, site_energy=morse)
+    expected: list = []
+    run_md(theirs, 20, timestep=2.0, temperature=400.0, every=5, observe=lambda _, state: expected.append(state))
+    _, seen = run(ours, 20, every=5)
+    np.testing.assert_allclose(ours.positions, theirs.positions, atol=SAME)
+    np.testing.assert_allclose(ours.get_momenta(), theirs.get_momenta(), atol=SAME)
+    np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=SAME)
+    np.testing.assert_allclose(ours.get_stress(), theirs.get_stress(), atol=SAME)
+    for a, b in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(np.array(a, float), np.array(b, float), atol=SAME, rtol=SAME)
+
+
+def test_nve_is_of_second_order_and_conserves_momentum():
+    spread = []
+    for timestep in (4.0, 2.0):
+        atoms = copper()
+        outcome, seen = run(atoms, int(800 / timestep), Ensemble("nve", timestep, 600.0), every=1)
+        spread.append(np.std([state.total_energy for state in seen]))
+        np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-12)
+        assert outcome.num_rebuilds > 1
+    assert spread[0] / spread[1] == pytest.approx(4, abs=ORDER_TWO)
+
+
+def test_time_reversal():
+    """Through rebuilds of the list."""
+    atoms = copper(2)
+    run(atoms, 0)
+    begin = atoms.positions.copy()
+    outcome, _ = run(atoms, 100)
+    assert outcome.num_rebuilds > 2 and np.abs(atoms.positions - begin).max() > 0.1
+    atoms.set_momenta(-atoms.get_momenta())
+    run(atoms, 100)
+    np.testing.assert_allclose(atoms.positions, begin, atol=REVERSED)
+
+
+@pytest.mark.physics_long
+@pytest.mark.parametrize("dtype", DRIFT)
+def test_nve_drift_over_20_ps(dtype):
+    """64 atoms, 0.5 fs."""
+    atoms = bulk("Cu", a=LATTICE, cubic=False).repeat(4)
+    _, seen = run(atoms, 40_000, Ensemble("nve", 0.5, 600.0), every=20, dtype=dtype, skin=0.5)
+    found = drift([state.time for state in seen], [state.total_energy for state in seen], len(atoms))
+    assert abs(found) <= DRIFT[dtype]
+
+
+@pytest.mark.parametrize("name", ["langevin", "csvr", "nose_hoover"])
+def test_nvt_reaches_its_temperature(name):
+    atoms = copper()
+    _, seen = run(atoms, 3000, ENSEMBLES[name]._replace(timestep=4.0), every=5)
+    kelvin = 400.0 if name == "langevin" else 400.0 * (len(atoms) - 1) / len(atoms)
+    series = np.array([state.temperature for state in seen[50:]])
+    error = series[: len(series) // 10 * 10].reshape(10, -1).mean(axis=1).std(ddof=1) / np.sqrt(10)
+    assert abs(series.mean() - kelvin) < 3 * error and error < 0.05 * kelvin
+
+
+def test_npt_reaches_its_pressure_through_a_shrinking_cell():
+    """From L > 2 r_c to L < 2 r_c; the energy is that of a fresh list throughout."""
+    atoms, fresh = copper(3), Calculator(MODEL, site_energy=morse, skin=0.0)
+    atoms.set_cell(atoms.cell.array * 1.02, scale_atoms=True)
+
+    def compare(atoms, state):
+        seen.append(state)
+        other = atoms.copy()
+        other.calc = fresh
+        assert state.potential_energy == pytest.approx(other.get_potential_energy(), abs=1e-9)
+        np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-9)
+
+    seen: list = []
+    ensemble = Ensemble("npt", 4.0, 300.0, "csvr", 50.0, 60.0, 100.0, 0.02, free_shape=True)
+    outcome = run_on_device(MODEL, atoms, 250, ensemble, site_energy=morse, skin=0.5, every=25, observe=compare)
+    length = np.cbrt([state.volume for state in seen])
+    assert length[0] > 2 * 4.5 * 1.1 and length[-1] < 2 * 4.5  # cutoff and skin
+    assert outcome.num_replays > 0
+    assert np.mean([state.pressure for state in seen[-4:]]) == pytest.approx(60, abs=8)
+    cell = atoms.cell.array
+    assert np.abs(cell - np.diag(np.diag(cell))).max() > 1e-3  # it is free
+
+
+def test_an_overflow_in_the_middle_changes_no_bit(monkeypatch):
+    """Arrays that are just large enough at first, against such as are large enough to the end.
+
+    Bits are those of arrays of one size: the order of sums, and so their rounding, may depend on it.
+    """
+    ensemble = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 10.0, 200.0, 0.02)
+    replayed, shapes = [], []
+
+    def chunk(program, state, rows, *rest):
+        end, new, replays = run_chunk(program, state, rows, *rest)
+        shapes.append(new.shape)
+        if replays:  # of a chunk that begins with a list kept from the one before
+            assert int(rows.rebuilds) > 2 and not np.allclose(rows.reference @ rows.cell, state.positions, atol=1e-3)
+            again, _, none = run_chunk(program, state, list_shape.reshape(rows, new.shape), *rest)
+            replayed.append(none == 0 and end.positions.tobytes() == again.positions.tobytes() and bool((end.cell == again.cell).all()))
+        return end, new, replays
+
+    monkeypatch.setattr(driver, "run_chunk", chunk)
+    monkeypatch.setattr(list_shape, "HEADROOM", 1.0)
+    tight, ample = copper(2), copper(2)
+    outcome, _ = run(tight, 100, ensemble, every=9)
+    assert outcome.num_replays == 1 and shapes[-1].slots > shapes[0].slots and replayed == [True]
+    monkeypatch.setattr(driver, "shape_for", lambda *_: shapes[-1])
+    outcome, _ = run(ample, 100, ensemble, every=9)
+    assert outcome.num_replays == 0
+    for ours, theirs in (
+        (tight.positions, ample.positions),
+        (tight.cell.array, ample.cell.array),
+        (tight.get_forces(), ample.get_forces()),
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=SAME)
+
+
+def test_an_overflow_in_the_first_chunk_changes_no_bit(monkeypatch):
+    """Then all of the run has arrays of one size."""
+    ensemble = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 40.0, 200.0, 0.02)
+    shapes: list = []
+    monkeypatch.setattr(driver, "run_chunk", lambda *arguments: shapes.append((end := run_chunk(*arguments))[1].shape) or end)
+    monkeypatch.setattr(list_shape, "HEADROOM", 1.0)
+    tight, ample = copper(2), copper(2)
+    assert run(tight, 60, ensemble, every=20)[0].num_replays == 1
+    monkeypatch.setattr(driver, "shape_for", lambda *_: shapes[-1])
+    assert run(ample, 60, ensemble, every=20)[0].num_replays == 0
+    assert bits(ample) == bits(tight)
+
+
+def test_the_skin_changes_speed_alone():
+    ends = []
+    for skin in (0.05, 1.0):
+        atoms = copper()
+        outcome, _ = run(atoms, 100, skin=skin)
+        ends.append((atoms.positions.copy(), outcome.num_rebuilds))
+    np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-9)
+    assert ends[0][1] > 10 * ends[1][1]
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_a_restart_and_looking_change_no_bit(name, tmp_path):
+    """16 steps, against 8 and 8 with a look at every step."""
+    whole, halves = copper(2), copper(2)
+    ensemble, file = ENSEMBLES[name], tmp_path / "md.state"
+    run(whole, 16, ensemble, skin=0.05)
+    run(halves, 8, ensemble, skin=0.05, state_file=file, every=1)
+    again = copper(2)
+    _, seen = run(again, 16, ensemble, skin=0.05, state_file=file, restart=True, every=1)
+    assert bits(again) == bits(whole) != bits(halves)
+    assert [state.step for state in seen] == list(range(9, 17))
+    assert int(load_state(file).rows.rebuilds) > 1
+
+
+def test_files_of_a_killed_run_go_on_where_its_state_was_saved(tmp_path):
+    """Frames that it wrote after that are written once."""
+    paths, state = (tmp_path / "md.xyz", tmp_path / "md.jsonl"), tmp_path / "md.state"
+
+    def simulate(steps, atoms, resume=None, fail_at=None):
+        with recorder(*paths, resume=resume, overwrite=resume is None) as record:
+
+            def observe(atoms, seen):
+                record(atoms, seen)
+                if seen.step == fail_at:
+                    raise OSError(28, "No space left on device")
+
+            options = {"site_energy": morse, "every": 2, "state_file": state, "save_every": 5, "outputs": record.sizes}
+            run_on_device(MODEL, atoms, steps, ENSEMBLES["langevin"], observe=observe, restart=resume is not None, **options)
+        return [path.read_bytes() for path in paths]
+
+    expected = simulate(12, copper())
+    with pytest.raises(SimulationError, match=r"step 8: an output could not be written.*No space left.*md\.state holds"):
+        simulate(12, copper(), fail_at=8)
+    saved = load_state(state)
+    assert int(saved.state.step) == 5 and paths[1].stat().st_size > saved.outputs["log"]
+    assert simulate(12, copper(), resume=saved.outputs) == expected
+    assert len(read(paths[0], ":")) == 7
+    assert [json.loads(line)["step"] for line in paths[1].read_text().splitlines()] == list(range(0, 13, 2))
+    paths[1].write_bytes(b"")
+    with pytest.raises(DataError, match="md.jsonl has 0 bytes"), recorder(*paths, resume=saved.outputs):
+        pass
+    with pytest.raises(DataError, match="wrote log and trajectory, not log"), recorder(None, paths[1], resume=saved.outputs):
+        pass
+
+
+def test_a_damaged_or_foreign_state_is_refused(tmp_path):
+    file = tmp_path / "md.state"
+    run(copper(), 2, state_file=file)
+    content = file.read_bytes()
+    for damaged in (b"", content[:40], content[:-9], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], b"x" * 100):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"md\.state: is damaged"):
+            run(copper(), 4, state_file=file, restart=True)
+    file.write_bytes(content)
+    for atoms, options, name in (
+        (copper(2), {}, "numbers"),
+        (copper(), {"seed": 1}, "seed"),
+        (copper(), {"skin": 0.2}, "skin"),
+        (copper(pbc=False), {}, "pbc"),
+        (copper(), {"ensemble": Ensemble("nve", 1.0, 400.0)}, "timestep"),
+    ):
+        with pytest.raises(DataError, match=f"cannot go on like this; its {name}"):
+            run(atoms, 4, **{"state_file": file, "restart": True, **options})
+    with pytest.raises(FileNotFoundError):
+        run(copper(), 4, state_file=tmp_path / "none", restart=True)
+
+
+def test_runs_that_explode_end_in_the_very_step():
+    atoms = copper()
+    atoms.positions[0] += 1.7
+    with pytest.raises(SimulationError, match=r"step \d+: the temperature is .* exploded"):
+        run(atoms, 500, Ensemble("nve", 10.0, 300.0), chunk=400)
+
+    def spoilt(params, vectors, graph):
+        energy = morse(params, vectors, graph)
+        return energy / (1 - (graph.nodes["positions"][0, 0] ** 2 > 0.02**2))
+
+    with pytest.raises(SimulationError, match=r"step \d+: the total energy is (nan|inf|-inf)"):
+        run(copper(), 500, Ensemble("nve", 2.0, 600.0), site_energy=spoilt)
+
+
+def test_ramps_stop_with_a_typed_error():
+    """A model that attracts at every distance collapses; 3000 K and 100 GPa."""
+    atoms = copper(2)
+    ensemble = Ensemble("npt", 5.0, 3000.0, None, 20.0, 100.0, 20.0, 1.0, free_shape=True)
+    with pytest.raises(SimulationError, match="step"):
+        run_on_device(toy_model(r0=-1.0, depth=20.0), atoms, 2000, ensemble, site_energy=morse)
+
+
+def test_seeds():
+    ends = []
+    for seed in (1, 1, 2):
+        atoms = copper()
+        run(atoms, 5, ENSEMBLES["langevin"], seed=seed)
+        ends.append(atoms.positions)
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert np.abs(ends[0] - ends[2]).max() > 1e-4
+
+
+def test_float32_is_the_model_s_alone():
+    """Positions are float64: far from the origin nothing is lost, and forces still sum to zero."""
+    near, far = copper(2), copper(2)
+    for atoms, move in ((near, 0.0), (far, 1e4)):
+        atoms.rattle(0.05, seed=0)
+        atoms.positions += move
+        run(atoms, 10, dtype="float32")
+        assert np.abs(atoms.get_forces().sum(axis=0)).max() < 1e-12
+    np.testing.assert_allclose(far.get_forces(), near.get_forces(), atol=1e-5)
+    exact = near.copy()
+    exact.calc = Calculator(MODEL, site_energy=morse)
+    error = np.abs(near.get_forces() - exact.get_forces()).max()
+    assert 1e-9 < error < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "message"),
+    [
+        (Ensemble("nvt"), "needs a temperature"),
+        (Ensemble("nph"), "ensemble must be"),
+        (Ensemble("npt", 1.0, 300.0), "periodic"),
+        (Ensemble("nve", 0.0), "timestep"),
+        (Ensemble("nve", temperature=-1.0), "temperature"),
+        (Ensemble("nve", pressure=1.0), "nve would ignore pressure"),
+        (Ensemble("nvt", 1.0, 300.0, free_shape=True), "nvt would ignore free_shape"),
+        (Ensemble("nvt", 1.0, 300.0, compressibility=1.0), "nvt would ignore compressibility"),
+        (Ensemble("nve", relaxation_time=10.0), "nve would ignore relaxation_time"),
+        (Ensemble("nve", thermostat="csvr"), "nve would ignore thermostat"),
+        (Ensemble("nvt", 1.0, 300.0, "berendsen"), "thermostat must be"),
+        (Ensemble("nvt", 1.0, 300.0, relaxation_time=0.0), "relaxation_time must be above 0"),
+    ],
+)
+def test_ensembles_are_checked(ensemble, message):
+    with pytest.raises(ConfigError, match=message):
+        run(molecule("H2O"), 1, ensemble)
+
+
+def test_options_are_checked():
+    fixed = copper()
+    fixed.set_constraint(FixAtoms([0]))
+    for atoms, options, error, message in (
+        (copper(), {"restart": True}, ConfigError, "state file"),
+        (copper(), {"every": 0}, ConfigError, "every"),
+        (copper(), {"dtype": "float16"}, ConfigError, "dtype"),
+        (copper(), {"skin": -1.0}, ConfigError, "skin"),
+        (fixed, {}, ConfigError, "constraints"),
+        (Atoms("Au"), {}, DataError, "Au"),
+        (Atoms("Cu", [(np.nan, 0, 0)]), {}, DataError, "positions"),
+    ):
+        with pytest.raises(error, match=message):
+            run(atoms, 1, **options)
