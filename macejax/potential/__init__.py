@@ -1,6 +1,20 @@
 """Site energies -> energy, forces, stress, virials, Hessian."""
 
-from macejax.potential.hessian import hessian
+from macejax.potential.deform import deform, energy, place
+from macejax.potential.hessian import forces_at, hessian, hessian_vector_product
 from macejax.potential.predict import Prediction, SiteEnergy, assemble, atomic_virials, edge_gradient, predict
 
-__all__ = ["Prediction", "SiteEnergy", "assemble", "atomic_virials", "edge_gradient", "hessian", "predict"]
+__all__ = [
+    "Prediction",
+    "SiteEnergy",
+    "assemble",
+    "atomic_virials",
+    "deform",
+    "edge_gradient",
+    "energy",
+    "forces_at",
+    "hessian",
+    "hessian_vector_product",
+    "place",
+    "predict",
+]

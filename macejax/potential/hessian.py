@@ -1,4 +1,4 @@
-"""Second derivatives of the energy."""
+"""Second derivatives of the energy: the Hessian, and its product with a vector."""
 
 from __future__ import annotations
 
@@ -8,7 +8,30 @@ import jax
 import jax.numpy as jnp
 import jraph
 
+from macejax.potential.deform import place
 from macejax.potential.predict import SiteEnergy, assemble, edge_gradient
+
+
+def forces_at(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple, positions: jax.Array) -> jax.Array:
+    """Forces [N, 3] (eV/Angstrom) on the atoms of the batch, were they at `positions` [N, 3] (Angstrom)."""
+    moved = place(graph, positions)
+    return assemble(*edge_gradient(site_energy, params, moved), moved).forces
+
+
+def hessian_vector_product(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple, direction: jax.Array) -> jax.Array:
+    """d2E/dr dr . direction, [N, 3] (eV/Angstrom^2 times the unit of `direction`): forward mode over the reverse-mode forces.
+
+    Costs about three evaluations of the energy, and no more memory: the Hessian is never made.
+
+    Args:
+      site_energy, params, graph: as for `macejax.potential.predict`.
+      direction: [N, 3].
+    """
+
+    def gradient(x: jax.Array) -> jax.Array:
+        return -forces_at(site_energy, params, graph, x)
+
+    return jax.jvp(gradient, (graph.nodes["positions"],), (direction,))[1]
 
 
 def hessian(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple, *, chunk: int = 32) -> jax.Array:
@@ -25,7 +48,7 @@ def hessian(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple, *, c
     positions = graph.nodes["positions"]
 
     def gradient(x: jax.Array) -> jax.Array:
-        moved = graph._replace(nodes={**graph.nodes, "positions": x})
+        moved = graph._replace(nodes={**graph.nodes, "positions": x})  # its low parts too: they mend the value, not the derivative
         return -assemble(*edge_gradient(site_energy, params, moved), moved).forces
 
     _, linear = jax.linearize(gradient, positions)
