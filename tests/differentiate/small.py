@@ -34,18 +34,19 @@ def toy() -> tuple[Any, Model]:
     return morse, toy_model()
 
 
-def mace(scale: float = 0.3) -> tuple[Any, Model]:
+def mace(layers: int = 1) -> tuple[Any, Model]:
     """A MACE with random parameters that compiles in seconds."""
     config = ModelConfig(
         elements=(1, 8, 29),
         e0s=(0.0, 0.0, 0.0),
         cutoff=3.0,
-        hidden_irreps="4x0e",
+        hidden_irreps="4x0e + 4x1o",
         l_max=1,
         correlation=2,
         num_bessel=4,
         radial_mlp=(8,),
-        scale=scale,
+        scale=0.3,
+        num_interactions=layers,
         avg_num_neighbors=12.0,
         pair_repulsion=True,
     )
@@ -58,16 +59,22 @@ def along(tree: Any, seed: int = 0) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=np.shape(x))), tree)
 
 
-def assert_gradient(function: Callable[[Any], jax.Array], at: Any, h: float = 1e-4, tolerance: float = DERIVATIVE, seed: int = 0) -> None:
-    """Compare the reverse-mode gradient of a jitted scalar function along a random direction with central differences of fourth order."""
-    direction = along(at, seed)
-    both = jax.jit(jax.value_and_grad(function))  # one compilation for all
+def assert_gradient(function: Callable[[Any], Any], at: Any, h: float = 1e-4, tolerance: float = DERIVATIVE, has_aux: bool = False) -> Any:
+    """Compare the reverse-mode gradient of a scalar function along a random direction with central differences of fourth order.
+
+    Returns:
+      value, or value and auxiliary output, at `at`.
+    """
+    direction = along(at)
+    both = jax.jit(jax.value_and_grad(function, has_aux=has_aux))  # one compilation for all
 
     def moved(step: float) -> float:
-        return float(both(jax.tree.map(lambda x, d: x + step * h * d, at, direction))[0])
+        value = both(jax.tree.map(lambda x, d: x + step * h * d, at, direction))[0]
+        return float(value[0] if has_aux else value)
 
     slope = (8 * (moved(1) - moved(-1)) - (moved(2) - moved(-2))) / (12 * h)
-    gradient = both(at)[1]
+    value, gradient = both(at)
     found = sum(float(jnp.vdot(g, d)) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
     assert slope != 0 and np.isfinite(found)
     np.testing.assert_allclose(found, slope, rtol=tolerance)
+    return value

@@ -53,7 +53,9 @@ def test_langevin_reaches_its_temperature():
     graph, masses, velocities = prepared(model, temperature=0.0)
     step = langevin(masses, graph.nodes["mask"], 4.0, 50.0, relaxation_time=100.0)
     observe = lambda state: kinetic_energy(state, masses)  # noqa: E731
-    found = check(jax.jit(lambda: run(site_energy, model.params, graph, step, velocities, 4000, key=jax.random.key(0), observe=observe))(), SKIN)
+    found = check(
+        jax.jit(lambda: run(site_energy, model.params, graph, step, velocities, 4000, key=jax.random.key(0), observe=observe))(), SKIN
+    )
     temperature = 2 * found.observed[500:].mean() / (3 * len(masses) * units.kB)
     assert float(temperature) == pytest.approx(50.0, rel=0.1)
 
