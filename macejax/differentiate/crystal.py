@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jraph
 
 from macejax.differentiate.implicit import Energy, LinearSolve, dense, stationary_point
-from macejax.potential import SiteEnergy, deform, energy, place
+from macejax.potential import SiteEnergy, deform, energy, place, voigt_strain
 
 
 def free_positions(site_energy: SiteEnergy, graph: jraph.GraphsTuple, free: jax.Array | None = None) -> Energy:
@@ -31,8 +31,7 @@ def free_positions(site_energy: SiteEnergy, graph: jraph.GraphsTuple, free: jax.
 def free_cell(site_energy: SiteEnergy, graph: jraph.GraphsTuple, pressure: float = 0.0) -> Energy:
     """The enthalpy (eV) of one crystal as a function `(params, {"strain": [6], "displacements": [N, 3]})`.
 
-    The strain is in Voigt order xx, yy, zz, yz, xz, xy, with xy standing for both off-diagonal entries (not for their sum). Positions become
-    (x + displacement) (1 + strain).
+    The strain is in Voigt order xx, yy, zz, yz, xz, xy, as `voigt_strain` takes it. Positions become (x + displacement) (1 + strain).
 
     Args:
       site_energy: as for `macejax.potential.predict`.
@@ -42,7 +41,7 @@ def free_cell(site_energy: SiteEnergy, graph: jraph.GraphsTuple, pressure: float
 
     def of(params: Any, x: dict[str, jax.Array]) -> jax.Array:
         moved = place(graph, graph.nodes["positions"] + x["displacements"])
-        moved = deform(moved, symmetric(x["strain"]))
+        moved = deform(moved, voigt_strain(x["strain"]))
         return jnp.sum(energy(site_energy, params, moved)) + pressure * moved.globals["volume"][0]
 
     return of
@@ -107,9 +106,3 @@ def barrier(
         energies.append(of(params, x))
         residuals.append(residual)
     return energies[1] - energies[0], jnp.max(jnp.stack(residuals))
-
-
-def symmetric(strain: jax.Array) -> jax.Array:
-    """[6] in Voigt order xx, yy, zz, yz, xz, xy -> [3, 3], each off-diagonal entry taken as it is, twice."""
-    xx, yy, zz, yz, xz, xy = strain
-    return jnp.stack([jnp.stack([xx, xy, xz]), jnp.stack([xy, yy, yz]), jnp.stack([xz, yz, zz])])

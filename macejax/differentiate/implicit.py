@@ -1,8 +1,8 @@
 """Derivatives of what is at rest: a relaxed structure, a lattice constant, a transition state.
 
-Where x makes the energy stationary, g(theta, x) = dE/dx = 0, the implicit function theorem gives dx/dtheta = -H^-1 dg/dtheta with the Hessian
-H = d2E/dx2 (Blondel et al., NeurIPS 2022). Only products of H with vectors are taken, and nothing is known of how x was found: with ASE,
-by Newton's method, or read from a file.
+Where x makes the energy stationary, g(theta, x) = dE/dx = 0, the implicit function theorem gives dx/dtheta = -H^-1 dg/dtheta with the
+Hessian H = d2E/dx2 (Blondel et al., NeurIPS 2022). Only products of H with vectors are taken, and nothing is known of how x was found:
+with ASE, by Newton's method, or read from a file.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def stationary_point(
 ) -> tuple[Any, jax.Array]:
     """The point near `near` at which the energy is stationary, differentiable by `params`.
 
-    Newton steps, x <- x - H^-1 g, find it; start where a relaxation has ended. The derivative does not pass through them, and does not depend
-    on `near`.
+    Newton steps, x <- x - H^-1 g, find it; start where a relaxation has ended. The derivative does not pass through them, and does not
+    depend on `near`.
 
     Args:
       energy: function `(params, x) -> eV` that is smooth in both.
@@ -119,6 +119,6 @@ def refuse_unsettled(residual: jax.Array, largest: float = 1e-6) -> None:
     """Raise DerivativeError where the gradient that is left (eV per unit of x) exceeds `largest`. Call it outside of jit."""
     if not float(np.max(residual)) <= largest:
         raise DerivativeError(
-            f"the point is not stationary: a component of the gradient is {float(np.max(residual)):.3g}, above {largest:g}. Start nearer to "
-            f"it (relax first), take more Newton steps, or, at a saddle point, the linear solver `dense()`."
+            f"the point is not stationary: a component of the gradient is {float(np.max(residual)):.3g}, above {largest:g}. Start "
+            f"nearer to it (relax first), take more Newton steps, or, at a saddle point, the linear solver `dense()`."
         )

@@ -106,8 +106,8 @@ def refuse_few(effective: jax.Array, number: int, fewest: float = FEWEST) -> Non
     """Raise DerivativeError where fewer than `fewest` of `number` frames count. Call it outside of jit."""
     if not float(effective) >= fewest * number:
         raise DerivativeError(
-            f"of {number} frames only {float(effective):.1f} count under these parameters, fewer than {fewest:.0%}: draw new frames with them, "
-            f"or take a shorter step."
+            f"of {number} frames only {float(effective):.1f} count under these parameters, fewer than {fewest:.0%}: draw new frames with "
+            f"them, or take a shorter step."
         )
 
 

@@ -1,6 +1,6 @@
 """Site energies -> energy, forces, stress, virials, Hessian."""
 
-from macejax.potential.deform import deform, energy, place
+from macejax.potential.deform import deform, energy, place, voigt_strain
 from macejax.potential.hessian import forces_at, hessian, hessian_vector_product
 from macejax.potential.predict import Prediction, SiteEnergy, assemble, atomic_virials, edge_gradient, predict
 
@@ -17,4 +17,5 @@ __all__ = [
     "hessian_vector_product",
     "place",
     "predict",
+    "voigt_strain",
 ]

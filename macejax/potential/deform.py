@@ -39,3 +39,10 @@ def deform(graph: jraph.GraphsTuple, strain: jax.Array) -> jraph.GraphsTuple:
     cell = jnp.matmul(graph.globals["cell"], matrix, precision=product)
     volume = graph.globals["volume"] * jnp.abs(jnp.linalg.det(matrix))
     return moved._replace(globals={**moved.globals, "cell": cell, "volume": volume})
+
+
+def voigt_strain(strain: jax.Array) -> jax.Array:
+    """Strain [6] in Voigt order xx, yy, zz, yz, xz, xy, shears being the engineers' (2 e_yz, ...), as a symmetric matrix [3, 3]."""
+    xx, yy, zz, yz, xz, xy = strain
+    rows = ((xx, xy / 2, xz / 2), (xy / 2, yy, yz / 2), (xz / 2, yz / 2, zz))
+    return jnp.stack([jnp.stack(row) for row in rows])

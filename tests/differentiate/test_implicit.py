@@ -50,6 +50,7 @@ def test_positions_and_cell_of_a_relaxed_crystal(solve):
     refuse_unsettled(assert_gradient(loss, model.params, has_aux=True)[1], SETTLED)
 
 
+@pytest.mark.slow
 def test_a_molecule_turns_freely_and_is_differentiated_nonetheless():
     """With a MACE: six directions without any curvature; what is asked is a distance, which does not see them."""
     site_energy, model = mace()
@@ -91,7 +92,7 @@ def test_lattice_constant_and_bulk_modulus():
 
 
 def hop():
-    """A function of the parameters: the barrier of an atom between two others that are held. It sits at either; the middle is the saddle."""
+    """The barrier, by the parameters, of an atom between two that are held. It sits at either; the middle is the saddle."""
     site_energy, model = toy()
     ends = Atoms("Cu3", [[0, 0, 0], [2.5, 0, 0], [6.4, 0, 0]])
     middle = ends.copy()
