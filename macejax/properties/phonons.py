@@ -9,11 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from ase import Atoms, units
 
+from macejax.config import ConfigError
 from macejax.data.structure import DataError
 
 DISPLACEMENT = 0.01  # Angstrom
 KJ_PER_MOL = units.kJ / units.mol  # eV
-IMAGINARY = 1e-2  # THz, what rounding makes of a frequency that is zero
+FLAT = 1e-2  # THz, what rounding makes of a frequency that is zero
+IMAGINARY = 0.05  # THz; less of it is what a supercell that folds forces back makes of sound
 
 
 class BandStructure(NamedTuple):
@@ -30,6 +32,7 @@ class DensityOfStates(NamedTuple):
 
     frequencies: np.ndarray  # [F] THz
     density: np.ndarray  # [F] states/THz of a primitive cell; its integral is the number of modes
+    lowest: float  # THz, of all q points of the mesh; negative where it is imaginary
 
 
 class Thermodynamics(NamedTuple):
@@ -63,13 +66,12 @@ def phonons(
       symmetrize: make a shift of the whole cost nothing, exactly, and the matrix symmetric.
 
     Raises:
-      ImportError: phonopy is not installed. DataError: the crystal is not periodic in all directions.
+      ConfigError: phonopy is not installed. DataError: the crystal is not periodic in all directions.
     """
     if method not in ("hessian", "displacements"):
         raise ValueError(f"method must be 'hessian' or 'displacements', not {method!r}.")
-    if not atoms.pbc.all():
-        raise DataError("phonons need a crystal, periodic in all three directions.")
-    phonopy, cells = _phonopy()
+    refuse_open(atoms)
+    phonopy, cells = need_phonopy()
     matrix = np.diag(supercell) if np.ndim(supercell) == 1 else np.asarray(supercell)
     unit = cells(numbers=atoms.numbers, cell=atoms.cell.array, scaled_positions=atoms.get_scaled_positions(), masses=atoms.get_masses())
     with warnings.catch_warnings():
@@ -132,7 +134,7 @@ def density_of_states(found: Any, mesh: Sequence[int] | float = 60.0, points: in
     low, high = float(np.min(frequencies)), float(np.max(frequencies))
     margin = 0.02 * (high - low) + 1e-3
     found.run_total_dos(freq_min=low - margin, freq_max=high + margin, freq_pitch=(high - low + 2 * margin) / points)
-    return DensityOfStates(np.array(found.total_dos.frequency_points), np.array(found.total_dos.dos))
+    return DensityOfStates(np.array(found.total_dos.frequency_points), np.array(found.total_dos.dos), low)
 
 
 def thermodynamics(found: Any, temperatures: Sequence[float] | np.ndarray, mesh: Sequence[int] | float = 60.0) -> Thermodynamics:
@@ -151,7 +153,7 @@ def thermodynamics(found: Any, temperatures: Sequence[float] | np.ndarray, mesh:
     if lowest < -IMAGINARY:
         raise DataError(f"the crystal is unstable: it has an imaginary frequency of {-lowest:.3g}i THz, and no harmonic free energy.")
     # The three modes at q = 0 that cost nothing are no oscillators.
-    found.run_thermal_properties(temperatures=np.asarray(temperatures, float), cutoff_frequency=IMAGINARY)
+    found.run_thermal_properties(temperatures=np.asarray(temperatures, float), cutoff_frequency=FLAT)
     result = found.thermal_properties
     per_kelvin = KJ_PER_MOL / 1000
     return Thermodynamics(
@@ -162,13 +164,31 @@ def thermodynamics(found: Any, temperatures: Sequence[float] | np.ndarray, mesh:
     )
 
 
-def _phonopy() -> tuple[Any, Any]:
+def wide(atoms: Atoms, width: float) -> tuple[int, int, int]:
+    """Repetitions of a cell by which opposite faces are at least `width` (Angstrom) apart."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+    first, second, third = (int(n) for n in np.ceil(width / heights - 1e-6))
+    return first, second, third
+
+
+def need_phonopy() -> tuple[Any, Any]:
+    """phonopy's classes of a calculation and of a cell.
+
+    Raises:
+      ConfigError: phonopy is not installed.
+    """
     try:
         from phonopy import Phonopy
         from phonopy.structure.atoms import PhonopyAtoms
     except ImportError as error:
-        raise ImportError("phonons need the package phonopy: pip install 'macejax[phonons]'.") from error
+        raise ConfigError("phonons need the package phonopy: pip install 'macejax[phonons]'.") from error
     return Phonopy, PhonopyAtoms
+
+
+def refuse_open(atoms: Atoms) -> None:
+    """Raise DataError where a structure is not periodic in all three directions."""
+    if not atoms.pbc.all() or atoms.cell.rank < 3:
+        raise DataError("phonons need a crystal, periodic in all three directions.")
 
 
 def _atoms(cell: Any) -> Atoms:

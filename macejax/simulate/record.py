@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
@@ -43,6 +43,13 @@ def snapshot(atoms: Atoms) -> Atoms:
     return frame
 
 
+def refuse_existing(paths: Iterable[FilePath], overwrite: bool = False) -> None:
+    """Raise FileExistsError where one of the files that will be written is there already, and may not be overwritten."""
+    for path in paths:
+        if Path(path).exists() and not overwrite:
+            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
+
+
 @contextmanager
 def recorder(
     trajectory: FilePath | None = None, log: FilePath | None = None, overwrite: bool = False
@@ -55,9 +62,7 @@ def recorder(
       FileExistsError: a file is there already, and `overwrite` is not set.
     """
     paths = [path for path in (trajectory, log) if path is not None]
-    for path in paths:
-        if Path(path).exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
+    refuse_existing(paths, overwrite)
     with ExitStack() as stack:
         files = {path: stack.enter_context(open(path, "w", encoding="utf-8")) for path in paths}
 
