@@ -39,7 +39,7 @@ def command(
     import numpy as np
 
     from macejax.data.structure import DataError
-    from macejax.properties import phonons as physics
+    from macejax.properties import phonon as physics
     from macejax.properties.report import THERMAL_HEAD, thermal_rows, write_phonon_report
     from macejax.simulate import Calculator
     from macejax.simulate import relax as settle

@@ -8,6 +8,7 @@ the limit of many frames, however chaotic the dynamics.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +55,7 @@ def make_frames(
     reach: float,
     temperature: float,
     dtype: DTypeLike = np.float64,
+    slots: int | None = None,
 ) -> Frames:
     """Frames of structures that were drawn with `params`.
 
@@ -64,18 +66,24 @@ def make_frames(
       reach: of the edges (Angstrom): the cutoff of the model, or what an observable needs beyond it.
       temperature: K.
       dtype: of the computation.
+      slots: neighbour slots of an atom, a multiple of 4, so that frames drawn later have the same shape; as many as needed where not given.
 
     Raises:
-      DataError: a structure is invalid. ValueError: there is none.
+      DataError: a structure is invalid, or has more neighbours than there are slots. ValueError: there is no structure.
     """
     if not structures:
         raise ValueError("an average needs at least one frame.")
     graphs = [build_graph(structure, elements, reach) for structure in structures]
     capacity = capacity_for([max(graphs, key=lambda graph: graph.max_degree)])
-    capacity = capacity._replace(nodes=max(len(graph.species) for graph in graphs), species=len(elements))
+    capacity = capacity._replace(nodes=max(len(graph.species) for graph in graphs), species=len(elements), slots=slots or capacity.slots)
     stacked = jax.tree.map(jnp.asarray, stack([batch([graph], capacity, dtype) for graph in graphs]))
-    reference = jax.jit(lambda graphs: jax.lax.map(lambda graph: energy(site_energy, params, graph)[0], graphs))(stacked)
-    return Frames(stacked, reference, temperature)
+    return Frames(stacked, _energies(site_energy, params, stacked), temperature)
+
+
+@partial(jax.jit, static_argnums=0)
+def _energies(site_energy: SiteEnergy, params: Any, graphs: jraph.GraphsTuple) -> jax.Array:
+    """Energies [T] (eV), one frame after the other."""
+    return jax.lax.map(lambda graph: energy(site_energy, params, graph)[0], graphs)
 
 
 def reweight(site_energy: SiteEnergy, params: Any, frames: Frames, observable: Observable) -> Average:

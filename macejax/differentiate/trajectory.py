@@ -12,7 +12,7 @@ from ase import units
 
 from macejax.differentiate.checkpoint import checkpointed_scan
 from macejax.differentiate.errors import DerivativeError
-from macejax.differentiate.window import displacement, refuse_outside
+from macejax.differentiate.graph import displacement, refuse_outside
 from macejax.potential import SiteEnergy, forces_at
 
 ACCELERATION = units.fs**2  # Angstrom/fs^2 of 1 eV/Angstrom on 1 u

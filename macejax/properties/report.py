@@ -13,7 +13,7 @@ from ase import Atoms, units
 from macejax.checkpoint.atomic import write_atomically
 from macejax.page import image, page, subplots, table
 from macejax.properties.eos import EquationOfStateFit
-from macejax.properties.phonons import IMAGINARY, BandStructure, DensityOfStates, Thermodynamics
+from macejax.properties.phonon import IMAGINARY, BandStructure, DensityOfStates, Thermodynamics
 
 BLUE, ORANGE, RED = "#1f6feb", "#e08a1e", "#d1242f"
 PER_MOL = units.mol / units.kJ  # kJ/mol of 1 eV

@@ -14,8 +14,8 @@ from ase.optimize import BFGS
 from macejax.data.read import from_atoms
 from macejax.differentiate.crystal import barrier, bulk_modulus, equilibrium_scale, free_cell, free_positions
 from macejax.differentiate.errors import DerivativeError
+from macejax.differentiate.graph import window
 from macejax.differentiate.implicit import conjugate_gradient, dense, refuse_unsettled, stationary_point
-from macejax.differentiate.window import window
 from macejax.simulate import Calculator
 from tests.differentiate.small import along, assert_gradient, copper, mace, toy
 from tests.simulate.toy import LATTICE

@@ -10,9 +10,10 @@ from ase import Atoms, units
 
 from macejax.data.read import from_atoms
 from macejax.differentiate.errors import DerivativeError
+from macejax.differentiate.graph import window
 from macejax.differentiate.rdf import radial_distribution, refuse_short
 from macejax.differentiate.reweight import make_frames, refuse_few, reweight, value_and_gradient
-from macejax.differentiate.window import window
+from macejax.differentiate.sample import sampler
 from macejax.model.geometry import edge_vectors
 from macejax.potential import place
 from tests.differentiate.small import assert_gradient, copper, mace, toy
@@ -110,3 +111,20 @@ def test_radial_distribution_is_differentiable_and_needs_long_edges():
     refuse_short(5.0, radii, 0.1)
     with pytest.raises(ValueError, match="needs edges up to"):
         refuse_short(4.6, radii, 0.1)
+
+
+def test_sampler_draws_from_the_canonical_ensemble():
+    """Of two atoms on a stiff spring: the bond fluctuates by kT / k, and its mean energy is kT / 2 above the minimum."""
+    stiffness, length = 2.0, 3.0  # eV/Angstrom^2, Angstrom
+
+    def spring(params, vectors, graph):
+        real = graph.edges["mask"].reshape(vectors.shape[:2])
+        r = jnp.sqrt(jnp.where(real, jnp.sum(vectors**2, axis=-1), 1.0))
+        return jnp.sum(jnp.where(real, params * (r - length) ** 2, 0), axis=1) / 4
+
+    draw = sampler(spring, (29,), 5.0, temperature=TEMPERATURE, timestep=8.0, every=10, relaxation_time=50.0, skin=6.0)
+    found = draw(stiffness, from_atoms(Atoms("Cu2", [[0, 0, 0], [0, 0, length]])), 600, jax.random.key(0))[20:]
+    bonds = np.array([np.linalg.norm(frame.positions[0] - frame.positions[1]) for frame in found])
+    kt = units.kB * TEMPERATURE
+    assert np.var(bonds) == pytest.approx(kt / stiffness, rel=0.2)
+    assert np.mean(bonds) == pytest.approx(length + 2 * kt / stiffness / length, abs=0.02)  # the volume element 4 pi r^2 stretches it

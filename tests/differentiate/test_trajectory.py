@@ -13,8 +13,8 @@ from macejax.data.batch import Capacity, batch
 from macejax.data.graph import build_graph
 from macejax.differentiate.checkpoint import checkpointed_scan
 from macejax.differentiate.errors import DerivativeError
+from macejax.differentiate.graph import atomic_masses, window
 from macejax.differentiate.trajectory import check, kinetic_energy, langevin, maxwell_boltzmann, nve, simulate, start
-from macejax.differentiate.window import atomic_masses, window
 from macejax.simulate import Calculator
 from tests.differentiate.small import along, assert_gradient, copper, copper_structure, mace, toy
 

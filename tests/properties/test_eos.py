@@ -12,7 +12,7 @@ from ase.optimize import BFGS
 from macejax.data.read import from_atoms
 from macejax.data.structure import DataError
 from macejax.differentiate.crystal import bulk_modulus, equilibrium_scale
-from macejax.differentiate.window import window
+from macejax.differentiate.graph import window
 from macejax.properties.barrier import reaction_path
 from macejax.properties.elastic import GPA
 from macejax.properties.eos import equation_of_state, fit

@@ -10,7 +10,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from macejax.data.structure import DataError
-from macejax.properties.phonons import band_structure, density_of_states, phonons, thermodynamics
+from macejax.properties.phonon import band_structure, density_of_states, phonons, thermodynamics
 from macejax.simulate import Calculator
 from tests.differentiate.small import mace
 from tests.properties.crystal import calculator, elastic, padded

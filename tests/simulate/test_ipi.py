@@ -18,8 +18,8 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.socketio import SocketClient
 
 from macejax.data.read import from_atoms
+from macejax.differentiate.graph import atomic_masses, window
 from macejax.differentiate.trajectory import nve, simulate, start
-from macejax.differentiate.window import atomic_masses, window
 from macejax.simulate import Calculator
 from macejax.simulate.md import thermalize
 from tests.simulate.toy import LATTICE, morse, toy_model

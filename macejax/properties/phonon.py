@@ -101,7 +101,10 @@ def band_structure(found: Any, points: int = 50, path: str | None = None) -> Ban
     """
     cell = _atoms(found.primitive).cell
     special = cell.bandpath(path=path, npoints=0, pbc=True)
-    distances, frequencies, ticks, labels = [], [], [], []
+    distances: list[np.ndarray] = []
+    frequencies: list[np.ndarray] = []
+    ticks: list[float] = []
+    labels: list[str] = []
     begin = 0.0
     for part in _segments(special.path):
         for first, second in zip(part[:-1], part[1:], strict=True):

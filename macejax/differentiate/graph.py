@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from macejax.data.batch import batch, capacity_for
-from macejax.data.graph import build_graph
+from macejax.data.graph import Graph, build_graph
 from macejax.data.structure import Structure
 from macejax.differentiate.errors import DerivativeError
 
@@ -32,8 +32,19 @@ def window(structure: Structure, elements: Sequence[int], cutoff: float, skin: f
     """
     if not skin >= 0:
         raise ValueError(f"skin must be 0 or more (Angstrom), not {skin}.")
-    graph = build_graph(structure, elements, cutoff + skin)
-    return jax.tree.map(jnp.asarray, batch([graph], capacity_for([graph]), dtype))
+    return alone(build_graph(structure, elements, cutoff + skin), dtype)
+
+
+def alone(graph: Graph, dtype: DTypeLike = np.float64, slots: int | None = None) -> jraph.GraphsTuple:
+    """The batch of one graph, on the device.
+
+    Args:
+      graph: one structure with its edges.
+      dtype: of the computation.
+      slots: neighbour slots of an atom, a multiple of 4, so that several batches have one shape; as many as are needed where not given.
+    """
+    capacity = capacity_for([graph])
+    return jax.tree.map(jnp.asarray, batch([graph], capacity if slots is None else capacity._replace(slots=slots), dtype))
 
 
 def atomic_masses(graph: jraph.GraphsTuple, elements: Sequence[int]) -> jax.Array:
