@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -55,37 +55,42 @@ def command(
     physics.refuse_open(atoms)
     began = time.perf_counter()
     if relax and not (end := settle(atoms, fmax=fmax, cell=True)).converged:
-        raise DataError(
-            f"{structure}: a force of {end.largest_force:.2g} eV/Angstrom is left after {end.step} steps: raise --fmax, or relax first."
-        )
+        left = f"{end.largest_force:.2g} eV/Angstrom after {end.step} steps"
+        raise DataError(f"{structure}: it did not relax, a force of {left} is left: raise --fmax, or relax it first.")
     repeats = supercell or physics.wide(atoms, 2 * calculator.model.config.cutoff)
     found = physics.phonons(atoms, repeats, method=method)
     bands, states = physics.band_structure(found, path=path), physics.density_of_states(found, mesh=mesh)
-    lowest = min(float(bands.frequencies.min()), states.lowest)
+    lowest, highest = min(float(bands.frequencies.min()), states.lowest), float(bands.frequencies.max())
     stable = lowest > -physics.IMAGINARY
     thermal = physics.thermodynamics(found, np.linspace(0, temperature, 101), mesh=mesh) if stable else None
-    primitive, large = len(found.primitive), len(found.supercell)
     facts = {
         "model": str(model),
         "structure": f"{structure}, index {index}, {len(atoms)} atoms, {'relaxed' if relax else 'as it is'}",
-        "lattice vectors": ", ".join(f"{length:.5f} Å" for length in atoms.cell.lengths()),
-        "primitive cell": f"{primitive} atoms",
-        "supercell": f"{' x '.join(map(str, repeats))}, {large} atoms",
+        "supercell": f"{' x '.join(map(str, repeats))}, {len(found.supercell)} atoms",
         "force constants": "exact second derivatives" if method == "hessian" else "differences of forces",
-        "largest force": f"{np.linalg.norm(atoms.get_forces(), axis=1).max():.2g} eV/Å",
-        "seconds": f"{time.perf_counter() - began:.1f}",
-    }
-    highest = float(bands.frequencies.max())
+    } | _of_crystal(atoms, found, time.perf_counter() - began)
     cards = [(f"{lowest:.2f} THz", "lowest frequency"), (f"{highest:.2f} THz", "highest frequency")]
     if thermal is not None:
-        cards.append((f"{1000 * thermal.free_energy[0] / primitive:.2f} meV", "zero-point energy of an atom"))
+        cards.append((f"{1000 * thermal.free_energy[0] / len(found.primitive):.2f} meV", "zero-point energy of an atom"))
     write_phonon_report(output, atoms, bands, states, thermal, cards, facts)
+    if save:
+        found.save(str(save), settings={"force_constants": True})
     typer.echo("\n".join(f"{name:16s} {value}" for name, value in facts.items()))
     typer.echo(f"frequencies      {lowest:.3f} to {highest:.3f} THz" + ("" if stable else "; negative ones are imaginary: UNSTABLE"))
     if thermal is not None:
         typer.echo(plain(Table(list(THERMAL_HEAD), [list(row) for row in thermal_rows(thermal)])))
-    if save:
-        found.save(str(save), settings={"force_constants": True})
     typer.echo(f"Report: {output}, figure: {picture}{f', phonopy: {save}' if save else ''}.")
     if not stable:
         raise typer.Exit(1)
+
+
+def _of_crystal(atoms: Any, found: Any, seconds: float) -> dict[str, str]:
+    """What a person checks first."""
+    import numpy as np
+
+    return {
+        "lattice vectors": ", ".join(f"{length:.5f} Å" for length in atoms.cell.lengths()),
+        "primitive cell": f"{len(found.primitive)} atoms",
+        "largest force": f"{np.linalg.norm(atoms.get_forces(), axis=1).max():.2g} eV/Å",
+        "seconds": f"{seconds:.1f}",
+    }

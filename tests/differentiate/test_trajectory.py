@@ -160,3 +160,21 @@ def test_wrong_options_are_refused():
         run(site_energy, model.params, graph, nve(masses, 1.0), velocities, 10, every=3)
     with pytest.raises(ValueError, match="skin"):
         window(copper_structure(), model.config.elements, 3.0, -1.0)
+
+
+@pytest.mark.x32
+def test_in_single_precision():
+    site_energy, model = toy()
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), model.params)
+    graph = window(copper_structure(), model.config.elements, model.config.cutoff, SKIN, np.float32)
+    masses = atomic_masses(graph, model.config.elements)
+    velocities = maxwell_boltzmann(jax.random.key(3), masses, graph.nodes["mask"], 300.0)
+    step = langevin(masses, graph.nodes["mask"], 2.0, 300.0)
+
+    def loss(params):
+        end = run(site_energy, params, graph, step, velocities, 6)
+        return jnp.sum(end.last.positions**2), end
+
+    (_, end), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert end.last.positions.dtype == end.last.velocities.dtype == gradient["a"].dtype == jnp.float32
+    assert all(np.isfinite(leaf) and leaf != 0 for leaf in jax.tree.leaves(gradient))

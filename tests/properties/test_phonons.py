@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
@@ -101,5 +102,9 @@ def test_refusals():
     atoms = molecule("H2O")
     with pytest.raises(DataError, match="periodic"):
         phonons(atoms, (1, 1, 1))
+    crystal = copper(relax=False)
+    crystal.calc = EMT()
+    with pytest.raises(DataError, match="EMT has no Hessian"):
+        phonons(crystal, (1, 1, 1))
     with pytest.raises(ValueError, match="method"):
         phonons(copper(relax=False), (1, 1, 1), method="guess")
