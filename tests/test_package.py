@@ -27,6 +27,8 @@ ALLOWED = {
     "checkpoint": {"config", "data", "model", "potential"},
     "train": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
     "simulate": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
+    "differentiate": {"data", "model", "ops", "potential"},
+    "properties": {"checkpoint", "config", "data", "model", "page", "potential"},
 }
 
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "config": "Print a configuration file with all options and their help.",
     "relax": "Relax structures with a model.",
     "md": "Run molecular dynamics with a model.",
+    "eos": "Equation of state and bulk modulus of a crystal.",
+    "phonons": "Phonons and harmonic free energy of a crystal.",
     "demo": "Train on bundled data, test, run dynamics, in a few minutes.",
 }
 

@@ -94,7 +94,7 @@ class Calculator(AseCalculator):
             return assemble(node_energy, gradient, graph), atomic_virials(gradient, graph)
 
         self._evaluate = jax.jit(evaluate)
-        self._hessian = jax.jit(lambda params, graph: hessian(function, params, graph))
+        self._hessian = jax.jit(lambda params, graph, of: hessian(function, params, graph, of=of), static_argnums=2)
         self._features = None if site_energy is not None else jax.jit(partial(_features, build(model.config)))
         with self._precision():
             self._params: Any = jax.tree.map(lambda x: jax.numpy.asarray(x, self.dtype), model.params)
@@ -131,18 +131,22 @@ class Calculator(AseCalculator):
         """Use the compiled program of another calculator, whose model has the same configuration; its compilations are counted there."""
         self._evaluate, self._capacities = other._evaluate, other._capacities
 
-    def get_hessian(self, atoms: Atoms | None = None) -> np.ndarray:
+    def get_hessian(self, atoms: Atoms | None = None, of: Sequence[int] | None = None) -> np.ndarray:
         """d2E/dr_ia dr_jb, [3 N, N, 3] (eV/Angstrom^2), row 3 i + a: as mace-torch's calculator has it. Memory grows with N^2.
 
         Args:
           atoms: structure; the calculator's own where it is not given.
+          of: n atoms whose rows alone are wanted, [3 n, N, 3].
         """
         structure = self._structure(self._atoms_or_own(atoms))
+        number = len(structure.numbers)
+        wanted = tuple(range(number)) if of is None else tuple(int(atom) for atom in of)
+        if not all(0 <= atom < number for atom in wanted):
+            raise ValueError(f"of names atoms from 0 to {number - 1}, not {wanted}.")
         with self._precision():
             graph = move(self._neighbors(structure), structure)
-            found = np.asarray(self._hessian(self._params, graph), np.float64)
-        number = len(structure.numbers)
-        return found[:number, :, :number].reshape(3 * number, number, 3)
+            found = np.asarray(self._hessian(self._params, graph, wanted), np.float64)
+        return found[:, :, :number].reshape(3 * len(wanted), number, 3)
 
     def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True, num_layers: int = -1) -> np.ndarray:
         """Node features of the layers, one after the other, [N, features].

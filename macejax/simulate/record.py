@@ -69,6 +69,13 @@ class Recorder:
         return found
 
 
+def refuse_existing(paths: Iterable[FilePath], overwrite: bool = False) -> None:
+    """Raise FileExistsError where one of the files that will be written is there already, and may not be overwritten."""
+    for path in paths:
+        if Path(path).exists() and not overwrite:
+            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
+
+
 @contextmanager
 def recorder(
     trajectory: FilePath | None = None, log: FilePath | None = None, overwrite: bool = False, resume: Mapping[str, int] | None = None
@@ -94,8 +101,8 @@ def recorder(
                 raise DataError(
                     f"{path} has {size} bytes, but had {resume[name]} when the state was saved: it is not the file of that run."
                 )
-        elif path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
+    if resume is None:
+        refuse_existing(paths.values(), overwrite)
     with ExitStack() as stack:
         files = {}
         for name, path in paths.items():

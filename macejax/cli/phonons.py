@@ -1,0 +1,96 @@
+"""`macejax phonons`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    structure: Annotated[Path, typer.Argument(help="Crystal: extended XYZ or anything that ASE reads.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Report (HTML); the figure is written beside it, as PNG.")] = Path(
+        "phonons.html"
+    ),
+    supercell: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="Repetitions along the lattice vectors. [default: twice the cutoff wide]")
+    ] = None,
+    relax: Annotated[bool, typer.Option(help="Relax atoms and cell first.")] = True,
+    fmax: Annotated[float, typer.Option(help="Largest force that is left by that (eV/Angstrom).")] = 1e-4,
+    method: Annotated[
+        Literal["hessian", "displacements"], typer.Option(help="Force constants: exact second derivatives, or differences of forces.")
+    ] = "hessian",
+    path: Annotated[str | None, typer.Option(help="Through the Brillouin zone, such as GXWKGL. [default: that of the lattice]")] = None,
+    mesh: Annotated[float, typer.Option(min=1, help="Density of q points for sums: a length (Angstrom), larger is denser.")] = 60.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Highest one for free energy and heat capacity (K).")] = 1000.0,
+    save: Annotated[Path | None, typer.Option(help="Crystal and force constants as a file of phonopy (YAML).")] = None,
+    index: Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")] = -1,
+    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float64",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Phonons of a crystal: band structure, density of states, harmonic free energy. Needs phonopy. Exits with 1 where it is unstable."""
+    from macejax.cli.process import set_up_jax
+
+    set_up_jax(dtype)
+    import time
+
+    import numpy as np
+
+    from macejax.data.structure import DataError
+    from macejax.properties import phonon as physics
+    from macejax.properties.report import THERMAL_HEAD, thermal_rows, write_phonon_report
+    from macejax.simulate import Calculator
+    from macejax.simulate import relax as settle
+    from macejax.simulate.record import read_frames, refuse_existing
+    from macejax.train.table import Table, plain
+
+    physics.need_phonopy()
+    picture = output.with_suffix(".png")
+    refuse_existing((output, picture, *([save] if save else [])), overwrite)
+    atoms = read_frames(structure, str(index))[0]
+    calculator = Calculator(model, dtype=dtype)
+    atoms.calc = calculator
+    physics.refuse_open(atoms)
+    began = time.perf_counter()
+    if relax and not (end := settle(atoms, fmax=fmax, cell=True)).converged:
+        left = f"{end.largest_force:.2g} eV/Angstrom after {end.step} steps"
+        raise DataError(f"{structure}: it did not relax, a force of {left} is left: raise --fmax, or relax it first.")
+    repeats = supercell or physics.wide(atoms, 2 * calculator.model.config.cutoff)
+    found = physics.phonons(atoms, repeats, method=method)
+    bands, states = physics.band_structure(found, path=path), physics.density_of_states(found, mesh=mesh)
+    lowest, highest = min(float(bands.frequencies.min()), states.lowest), float(bands.frequencies.max())
+    stable = lowest > -physics.IMAGINARY
+    thermal = physics.thermodynamics(found, np.linspace(0, temperature, 101), mesh=mesh) if stable else None
+    facts = {
+        "model": str(model),
+        "structure": f"{structure}, index {index}, {len(atoms)} atoms, {'relaxed' if relax else 'as it is'}",
+        "supercell": f"{' x '.join(map(str, repeats))}, {len(found.supercell)} atoms",
+        "force constants": "exact second derivatives" if method == "hessian" else "differences of forces",
+    } | _of_crystal(atoms, found, time.perf_counter() - began)
+    cards = [(f"{lowest:.2f} THz", "lowest frequency"), (f"{highest:.2f} THz", "highest frequency")]
+    if thermal is not None:
+        cards.append((f"{1000 * thermal.free_energy[0] / len(found.primitive):.2f} meV", "zero-point energy of an atom"))
+    write_phonon_report(output, atoms, bands, states, thermal, cards, facts)
+    if save:
+        found.save(str(save), settings={"force_constants": True})
+    typer.echo("\n".join(f"{name:16s} {value}" for name, value in facts.items()))
+    typer.echo(f"frequencies      {lowest:.3f} to {highest:.3f} THz" + ("" if stable else "; negative ones are imaginary: UNSTABLE"))
+    if thermal is not None:
+        typer.echo(plain(Table(list(THERMAL_HEAD), [list(row) for row in thermal_rows(thermal)])))
+    typer.echo(f"Report: {output}, figure: {picture}{f', phonopy: {save}' if save else ''}.")
+    if not stable:
+        raise typer.Exit(1)
+
+
+def _of_crystal(atoms: Any, found: Any, seconds: float) -> dict[str, str]:
+    """What a person checks first."""
+    import numpy as np
+
+    return {
+        "lattice vectors": ", ".join(f"{length:.5f} Å" for length in atoms.cell.lengths()),
+        "primitive cell": f"{len(found.primitive)} atoms",
+        "largest force": f"{np.linalg.norm(atoms.get_forces(), axis=1).max():.2g} eV/Å",
+        "seconds": f"{seconds:.1f}",
+    }

@@ -1,0 +1,178 @@
+"""Molecular dynamics as a pure function of parameters and of the start, to be differentiated through its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+from ase import units
+
+from macejax.differentiate.checkpoint import checkpointed_scan
+from macejax.differentiate.errors import DerivativeError
+from macejax.differentiate.graph import displacement, refuse_outside
+from macejax.potential import SiteEnergy, forces_at
+
+ACCELERATION = units.fs**2  # Angstrom/fs^2 of 1 eV/Angstrom on 1 u
+BOLTZMANN = units.kB  # eV/K
+
+
+class State(NamedTuple):
+    """Where the atoms are, and whereto they go. Padding is at rest."""
+
+    positions: jax.Array  # [N, 3] Angstrom, not wrapped: atoms stay in the images that the edges speak of
+    velocities: jax.Array  # [N, 3] Angstrom/fs
+    forces: jax.Array  # [N, 3] eV/Angstrom
+
+
+class Trajectory(NamedTuple):
+    """What became of a simulation."""
+
+    last: State
+    observed: Any  # what `observe` gave, stacked [steps // every, ...]
+    farthest: jax.Array  # [] Angstrom, the largest displacement of an atom since the edges were found, of all steps
+    finite: jax.Array  # [] bool: all positions were, at all steps
+
+
+Forces = Callable[[jax.Array], jax.Array]  # positions -> forces, both [N, 3]
+Step = Callable[[Forces, State, jax.Array], State]  # the last argument is the key of the step, consumed
+
+
+def nve(masses: jax.Array, timestep: float | jax.Array) -> Step:
+    """A step of velocity Verlet.
+
+    Args:
+      masses: [N] u.
+      timestep: fs.
+    """
+    scale = ACCELERATION * timestep / masses[:, None]
+
+    def step(forces: Forces, state: State, key: jax.Array) -> State:
+        del key
+        half = state.velocities + scale * state.forces / 2
+        positions = state.positions + timestep * half
+        after = forces(positions)
+        return State(positions, half + scale * after / 2, after)
+
+    return step
+
+
+def langevin(
+    masses: jax.Array,
+    mask: jax.Array,
+    timestep: float | jax.Array,
+    temperature: float | jax.Array,
+    relaxation_time: float | jax.Array = 100.0,
+) -> Step:
+    """A step of Langevin dynamics in the BAOAB splitting (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102 (2013)).
+
+    The noise depends on the keys alone, so that a derivative compares trajectories of the same noise.
+
+    Args:
+      masses: [N] u.
+      mask: [N] bool, real atoms.
+      timestep: fs.
+      temperature: K.
+      relaxation_time: of velocities (fs), the inverse of the friction.
+    """
+    scale = ACCELERATION * timestep / masses[:, None]
+    kept = jnp.exp(-jnp.asarray(timestep) / relaxation_time)
+    thermal = jnp.sqrt(ACCELERATION * BOLTZMANN * temperature / masses)[:, None]
+
+    def step(forces: Forces, state: State, key: jax.Array) -> State:
+        half = state.velocities + scale * state.forces / 2
+        middle = state.positions + timestep * half / 2
+        noise = jnp.where(mask[:, None], jax.random.normal(key, half.shape, half.dtype), 0)
+        half = kept.astype(half.dtype) * half + (jnp.sqrt(1 - kept**2) * thermal).astype(half.dtype) * noise
+        positions = middle + timestep * half / 2
+        after = forces(positions)
+        return State(positions, half + scale * after / 2, after)
+
+    return step
+
+
+def start(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple, velocities: jax.Array) -> State:
+    """The first state: positions of the batch, `velocities` [N, 3] (Angstrom/fs), and forces."""
+    positions = graph.nodes["positions"]
+    return State(positions, velocities, forces_at(site_energy, params, graph, positions))
+
+
+def simulate(
+    site_energy: SiteEnergy,
+    params: Any,
+    graph: jraph.GraphsTuple,
+    step: Step,
+    state: State,
+    steps: int,
+    *,
+    key: jax.Array | None = None,
+    observe: Callable[[State], Any] | None = None,
+    every: int = 1,
+    segment: int | None = None,
+) -> Trajectory:
+    """Take `steps` steps; differentiable by parameters, start, masses, temperature and timestep, in memory of order sqrt(steps).
+
+    A derivative grows with the trajectory as trajectories part, exponentially where the dynamics is chaotic: keep to times that are short
+    against the inverse of the largest Lyapunov exponent, some tenths of a picosecond in a liquid, and take `reweight` for averages.
+
+    Args:
+      site_energy, params: as for `macejax.potential.predict`.
+      graph: batch of one structure, from `window`; its edges are kept throughout.
+      step: `nve(...)`, `langevin(...)`, or one's own.
+      state: from `start`.
+      steps: how many, a multiple of `every`.
+      key: of random numbers, split into one for each step; not needed by nve.
+      observe: a function of the state, called after every `every` steps. What it returns is kept, so let it be small.
+      every: steps from one observation to the next.
+      segment: observations between two checkpoints of the reverse pass; about the square root of their number where it is not given.
+
+    Returns:
+      Trajectory. Outside of jit, give it to `check`: a list of edges that ran out would else go unnoticed.
+    """
+    if steps < 1 or every < 1 or steps % every:
+        raise ValueError(f"steps ({steps}) must be a multiple of every ({every}), both at least 1.")
+    keys = jax.random.split(jax.random.key(0) if key is None else key, steps).reshape(steps // every, every)
+
+    def forces(positions: jax.Array) -> jax.Array:
+        return forces_at(site_energy, params, graph, positions)
+
+    def one(carry: tuple[State, jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[State, jax.Array, jax.Array], None]:
+        state, farthest, finite = carry
+        state = step(forces, state, key)
+        finite &= jnp.isfinite(state.positions).all()
+        return (state, jnp.maximum(farthest, displacement(graph, state.positions)), finite), None
+
+    def frame(carry: Any, keys: jax.Array) -> tuple[Any, Any]:
+        carry, _ = one(carry, keys[0]) if every == 1 else jax.lax.scan(jax.checkpoint(one, prevent_cse=False), carry, keys)
+        return carry, None if observe is None else observe(carry[0])
+
+    first = (state, jnp.zeros((), state.positions.dtype), jnp.isfinite(state.positions).all())
+    (last, farthest, finite), observed = checkpointed_scan(frame, first, keys, segment)
+    return Trajectory(last, observed, farthest, finite)
+
+
+def check(trajectory: Trajectory, skin: float) -> Trajectory:
+    """The trajectory itself, where nothing went wrong; for outside of jit.
+
+    Raises:
+      DerivativeError: a position was not finite, or atoms moved by more than half of the skin (Angstrom) of the edges.
+    """
+    if not bool(trajectory.finite):
+        raise DerivativeError("positions are not finite: take a shorter timestep, or look at the start and the parameters.")
+    refuse_outside(trajectory.farthest, skin)
+    return trajectory
+
+
+def maxwell_boltzmann(key: jax.Array, masses: jax.Array, mask: jax.Array, temperature: float | jax.Array) -> jax.Array:
+    """Velocities [N, 3] (Angstrom/fs) of `temperature` (K), without motion of the whole; padding is at rest."""
+    thermal = jnp.sqrt(ACCELERATION * BOLTZMANN * temperature / masses)
+    drawn = thermal[:, None] * jax.random.normal(key, (masses.shape[0], 3), masses.dtype)
+    heavy = jnp.where(mask, masses, 0)[:, None]
+    return jnp.where(mask[:, None], drawn - jnp.sum(heavy * drawn, axis=0) / jnp.sum(heavy), 0)
+
+
+def kinetic_energy(state: State, masses: jax.Array) -> jax.Array:
+    """Sum of m v^2 / 2 (eV)."""
+    return jnp.sum(masses[:, None] * state.velocities**2) / (2 * ACCELERATION)
