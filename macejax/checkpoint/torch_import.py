@@ -22,7 +22,8 @@ from macejax.model.mace import INTERACTIONS, Model
 from macejax.model.radial import AGNESI, SOFT
 from macejax.model.repulsion import COEFFICIENTS, LENGTH
 
-MODELS = ("MACE", "ScaleShiftMACE")
+MODELS = ("MACE", "ScaleShiftMACE", "AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE")
+MOMENTS = {"AtomicDipolesMACE": "Dipole", "EnergyDipolesMACE": "Dipole", "AtomicDielectricMACE": "DipolePolar"}  # their readouts
 LONG_RANGE = ("MACELES", "PolarMACE")
 BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 READOUTS = {"NonLinearReadoutBlock": "NonLinear", "NonLinearBiasReadoutBlock": "NonLinearBias"}
@@ -36,7 +37,8 @@ def from_torch(module: Any) -> Model:
     """Config and parameters of a mace-torch module, such that its energies are reproduced to rounding.
 
     Args:
-      module: instance of mace-torch's `MACE` or `ScaleShiftMACE` (Batatia et al., NeurIPS 2022), eager, weights in the layout of e3nn.
+      module: instance of one of `MODELS` of mace-torch (Batatia et al., NeurIPS 2022), eager, weights in the layout of e3nn. The buffers
+        dipole_mean, dipole_std, polarizability_mean and polarizability_std of AtomicDielectricMACE have no effect there, and are not kept.
 
     Returns:
       Model whose parameters are numpy arrays in the dtype of the module. Its product basis is the full one where that is the module's own,
@@ -105,6 +107,8 @@ def _per_head(buffer: Any) -> float | tuple[float, ...]:
 
 
 def _e0s(module: Any) -> tuple[Any, ...]:
+    if not hasattr(module, "atomic_energies_fn"):
+        return (0.0,) * len(module.atomic_numbers)
     rows = [tuple(row) for row in np.atleast_2d(_numpy(module.atomic_energies_fn.atomic_energies)).tolist()]
     return rows[0] if len(rows) == 1 else tuple(rows)
 
@@ -165,6 +169,8 @@ def _radial_mlp(interactions: list[Any], names: list[str]) -> tuple[int, ...]:
 
 def _readouts(module: Any) -> dict[str, Any]:
     """The fields of the readouts."""
+    if type(module).__name__ in MOMENTS:
+        return _readouts_of_moments(module)
     readouts, layers = list(module.readouts), len(module.interactions)
     only_last = layers > 1 and len(readouts) == 1
     names = [type(readout).__name__ for readout in readouts]
@@ -183,6 +189,28 @@ def _readouts(module: Any) -> dict[str, Any]:
         "gate": _gate(last),
         "last_readout_only": only_last,
     }
+
+
+def _readouts_of_moments(module: Any) -> dict[str, Any]:
+    """The fields of the readouts of a model of dipoles."""
+    readouts, kind = list(module.readouts), MOMENTS[type(module).__name__]
+    names = [type(readout).__name__ for readout in readouts]
+    several = len(module.interactions) > 1
+    expected = [f"Linear{kind}ReadoutBlock"] * (len(module.interactions) - several) + [f"NonLinear{kind}ReadoutBlock"] * several
+    if names != expected:
+        raise TorchImportError(f"the readouts are {names}, where macejax has {expected}.")
+    if kind == "DipolePolar" and not getattr(module, "use_polarizability", True):
+        raise TorchImportError("the module has no polarizability (use_polarizability=False), and mace-torch gives it a wrong dipole.")
+    if not several:
+        return {}
+    return {"readout_irreps": _spaced(readouts[-1].hidden_irreps), "gate": _gate_name(_acts_of_gate(readouts[-1].equivariant_nonlin))}
+
+
+def _acts_of_gate(nonlinearity: Any) -> list[Any]:
+    """Functions of a gated non-linearity: mace-torch's own, or e3nn's, which it used before."""
+    if not hasattr(nonlinearity, "act_gates"):
+        return [act for act in (nonlinearity._act_scalar, nonlinearity._act_gate) if act is not None]
+    return [act.f for part in (nonlinearity.act_scalars, nonlinearity.act_gates) for act in part.acts if act is not None]
 
 
 def _embeddings(module: Any) -> dict[str, Any]:
@@ -272,10 +300,13 @@ def _spaced(irreps: Any) -> str:
 
 
 def _gate(readout: Any) -> str:
-    acts = [act for act in readout.non_linearity.acts if act is not None]
-    if not acts:
+    return _gate_name([act.f for act in readout.non_linearity.acts if act is not None])
+
+
+def _gate_name(functions: list[Any]) -> str:
+    if not functions:
         return "none"
-    name = getattr(acts[0].f, "__name__", type(acts[0].f).__name__)
+    name = getattr(functions[0], "__name__", type(functions[0]).__name__)
     if name not in GATES:
         raise TorchImportError(f"the readout has the non-linearity {name}, where macejax has {', '.join(GATES)} or none.")
     return name

@@ -12,7 +12,13 @@ import typer
 if TYPE_CHECKING:
     from macejax.data.structure import Structure
 
-UNITS = {"energy_per_atom": ("E", "meV/atom"), "forces": ("F", "meV/Å"), "stress": ("stress", "meV/Å³")}
+UNITS = {
+    "energy_per_atom": ("E", "meV/atom"),
+    "forces": ("F", "meV/Å"),
+    "stress": ("stress", "meV/Å³"),
+    "dipole_per_atom": ("dipole", "10⁻³/atom"),
+    "polarizability_per_atom": ("polarizability", "10⁻³/atom"),
+}
 PROGRAMS = (".model", ".pt", ".pth", ".pkl")  # what other programs call their models
 
 

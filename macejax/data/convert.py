@@ -14,13 +14,13 @@ from macejax.data.structure import LABELS, DataError, volume
 if TYPE_CHECKING:
     import jraph
 
-_PER_GRAPH = ("energy", "stress", "virials")
+_PER_GRAPH = ("energy", "stress", "virials", "dipole", "polarizability")
 
 
 def to_graphs_tuple(rows: jraph.GraphsTuple) -> jraph.GraphsTuple:
     """The structures of a batch in row form as an ordinary jraph.GraphsTuple of numpy arrays: real atoms, edges and structures only.
 
-    `nodes`: positions, species, forces; `edges`: shift; `globals`: cell, energy, stress, virials, weights, index. A label that is missing
+    `nodes`: positions, species, forces; `edges`: shift; `globals`: cell, the other labels, weights, index. A label that is missing
     is NaN. Units and the edge vector `positions[sender] + shift @ cell - positions[receiver]` are those of THE CONTRACT.
     """
     from jraph import GraphsTuple
@@ -111,4 +111,6 @@ def _one(graph: jraph.GraphsTuple, number: int, atoms: slice, edges: slice) -> G
         inputs={},
         index=int(graph.globals["index"][number]) if "index" in graph.globals else -1,
         source=f"structure {number} of the graph",
+        dipole=label(graph.globals, "dipole", number),
+        polarizability=label(graph.globals, "polarizability", number),
     )
