@@ -18,7 +18,6 @@ from macejax.model.coupling import polynomials
 from macejax.model.linear import irreps_of
 from macejax.model.mace import Model
 
-
 # What the modules of dipoles take of the settings of the others.
 OF_MOMENTS = (
     "r_max",

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_names import to_params
+from macejax.checkpoint.torch_readouts import degrees, read_readouts, spaced
 from macejax.config import ModelConfig
 from macejax.model.architecture import check_irreps
 from macejax.model.mace import INTERACTIONS, Model
@@ -23,11 +24,8 @@ from macejax.model.radial import AGNESI, SOFT
 from macejax.model.repulsion import COEFFICIENTS, LENGTH
 
 MODELS = ("MACE", "ScaleShiftMACE", "AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE")
-MOMENTS = {"AtomicDipolesMACE": "Dipole", "EnergyDipolesMACE": "Dipole", "AtomicDielectricMACE": "DipolePolar"}  # their readouts
 LONG_RANGE = ("MACELES", "PolarMACE")
 BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
-READOUTS = {"NonLinearReadoutBlock": "NonLinear", "NonLinearBiasReadoutBlock": "NonLinearBias"}
-GATES = ("silu", "tanh", "abs")
 CONSTANTS: dict[str, dict[str, Any]] = {"Agnesi": AGNESI, "Soft": SOFT, "ZBL": {"c": COEFFICIENTS, **LENGTH}}
 ROUNDED = 1e-6  # relative: modules trained in float32 carry rounded constants
 _SUFFIX = "InteractionBlock"
@@ -74,9 +72,9 @@ def read_config(module: Any) -> ModelConfig:
         heads=tuple(getattr(module, "heads", None) or ("Default",)),
         e0s=_e0s(module),
         cutoff=float(module.r_max),
-        hidden_irreps=_spaced(products[0].linear.irreps_out),
+        hidden_irreps=spaced(products[0].linear.irreps_out),
         num_interactions=len(interactions),
-        l_max=len(_degrees(module.spherical_harmonics.irreps_out)) - 1,
+        l_max=len(degrees(module.spherical_harmonics.irreps_out)) - 1,
         so3="1e" in str(module.spherical_harmonics.irreps_out),
         correlation=correlation[0] if len(set(correlation)) == 1 else correlation,
         agnostic_product=_same((bool(getattr(product, "use_agnostic_product", False)) for product in products), "product basis"),
@@ -86,7 +84,7 @@ def read_config(module: Any) -> ModelConfig:
         pair_repulsion=_has_repulsion(module),
         **_radial(module.radial_embedding, float(module.r_max)),
         **_blocks(interactions),
-        **_readouts(module),
+        **read_readouts(module),
         **_embeddings(module),
     )
     try:
@@ -146,7 +144,7 @@ def _blocks(interactions: list[Any]) -> dict[str, Any]:
             raise TorchImportError(f"interaction block {type(block).__name__} is not one of macejax's: {known}.")
         names.append(name)
     others = interactions[1:]
-    edge = {_spaced(block.edge_irreps) for block in others if _differs(block)}
+    edge = {spaced(block.edge_irreps) for block in others if _differs(block)}
     first = interactions[0]
     return {
         "interaction_first": names[0],
@@ -165,52 +163,6 @@ def _differs(block: Any) -> bool:
 def _radial_mlp(interactions: list[Any], names: list[str]) -> tuple[int, ...]:
     widths = [tuple(block.conv_tp_weights.hs[1:-1]) for block, name in zip(interactions, names, strict=True) if "Att" not in name]
     return _same(widths, "radial network") if widths else (64, 64, 64)
-
-
-def _readouts(module: Any) -> dict[str, Any]:
-    """The fields of the readouts."""
-    if type(module).__name__ in MOMENTS:
-        return _readouts_of_moments(module)
-    readouts, layers = list(module.readouts), len(module.interactions)
-    only_last = layers > 1 and len(readouts) == 1
-    names = [type(readout).__name__ for readout in readouts]
-    linear = 0 if only_last else layers - 1 if layers > 1 else 1
-    if names[:linear] != ["LinearReadoutBlock"] * linear or len(names) != linear + (layers > 1):
-        raise TorchImportError(f"the readouts are {names}, where macejax has linear ones for {layers} layers but the last.")
-    if layers == 1:
-        return {}
-    last = readouts[-1]
-    if names[-1] not in READOUTS:
-        raise TorchImportError(f"the last readout is a {names[-1]}, where macejax has {', '.join(READOUTS)}.")
-    heads = len(getattr(module, "heads", None) or ("Default",))
-    return {
-        "readout": READOUTS[names[-1]],
-        "readout_irreps": f"{last.hidden_irreps.dim // heads}x0e",
-        "gate": _gate(last),
-        "last_readout_only": only_last,
-    }
-
-
-def _readouts_of_moments(module: Any) -> dict[str, Any]:
-    """The fields of the readouts of a model of dipoles."""
-    readouts, kind = list(module.readouts), MOMENTS[type(module).__name__]
-    names = [type(readout).__name__ for readout in readouts]
-    several = len(module.interactions) > 1
-    expected = [f"Linear{kind}ReadoutBlock"] * (len(module.interactions) - several) + [f"NonLinear{kind}ReadoutBlock"] * several
-    if names != expected:
-        raise TorchImportError(f"the readouts are {names}, where macejax has {expected}.")
-    if kind == "DipolePolar" and not getattr(module, "use_polarizability", True):
-        raise TorchImportError("the module has no polarizability (use_polarizability=False), and mace-torch gives it a wrong dipole.")
-    if not several:
-        return {}
-    return {"readout_irreps": _spaced(readouts[-1].hidden_irreps), "gate": _gate_name(_acts_of_gate(readouts[-1].equivariant_nonlin))}
-
-
-def _acts_of_gate(nonlinearity: Any) -> list[Any]:
-    """Functions of a gated non-linearity: mace-torch's own, or e3nn's, which it used before."""
-    if not hasattr(nonlinearity, "act_gates"):
-        return [act for act in (nonlinearity._act_scalar, nonlinearity._act_gate) if act is not None]
-    return [act.f for part in (nonlinearity.act_scalars, nonlinearity.act_gates) for act in part.acts if act is not None]
 
 
 def _embeddings(module: Any) -> dict[str, Any]:
@@ -245,15 +197,15 @@ def _refuse_other_shapes(module: Any, config: ModelConfig) -> None:
     from macejax.model.architecture import harmonics, layer_irreps, message_irreps
     from macejax.model.linear import irreps_of
 
-    found = [_spaced(product.linear.irreps_out) for product in module.products]
+    found = [spaced(product.linear.irreps_out) for product in module.products]
     expected = layer_irreps(config)
     if [irreps_of(irreps) for irreps in found] != [irreps_of(irreps) for irreps in expected]:
         raise TorchImportError(f"the layers put out {found}, where macejax has {expected}: the same irreps, and scalars in the last.")
-    edge = irreps_of(_spaced(module.spherical_harmonics.irreps_out))
+    edge = irreps_of(spaced(module.spherical_harmonics.irreps_out))
     if edge != harmonics(config):
         raise TorchImportError(f"spherical harmonics {module.spherical_harmonics.irreps_out} are not those of every degree up to an l_max.")
     for layer, block in enumerate(module.interactions):
-        target = irreps_of(_spaced(block.target_irreps))
+        target = irreps_of(spaced(block.target_irreps))
         if target != message_irreps(config, layer):
             raise TorchImportError(f"layer {layer} has messages {block.target_irreps}, where macejax has {message_irreps(config, layer)}.")
 
@@ -289,27 +241,6 @@ def _require(found: Any, expected: Any, what: str) -> None:
     found = _numpy(found)
     if found.shape != np.shape(expected) or not np.allclose(found, expected, rtol=ROUNDED, atol=ROUNDED * np.max(np.abs(expected))):
         raise TorchImportError(f"{what} of the module: not the usual ones, which are the only ones that macejax has.")
-
-
-def _degrees(irreps: Any) -> list[str]:
-    return str(irreps).replace(" ", "").split("+")
-
-
-def _spaced(irreps: Any) -> str:
-    return " + ".join(term if "x" in term else f"1x{term}" for term in _degrees(irreps))
-
-
-def _gate(readout: Any) -> str:
-    return _gate_name([act.f for act in readout.non_linearity.acts if act is not None])
-
-
-def _gate_name(functions: list[Any]) -> str:
-    if not functions:
-        return "none"
-    name = getattr(functions[0], "__name__", type(functions[0]).__name__)
-    if name not in GATES:
-        raise TorchImportError(f"the readout has the non-linearity {name}, where macejax has {', '.join(GATES)} or none.")
-    return name
 
 
 def _same(values: Iterable[Any], what: str) -> Any:

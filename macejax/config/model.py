@@ -6,63 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from macejax.config.embedding import EmbeddingConfig
+from macejax.config.predicts import PREDICTS, ModelName, check_moments
 from macejax.config.section import Section
 from macejax.data.species import NUMBERS
-
-ModelName = Literal["MACE", "ScaleShiftMACE", "AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE"]
-ENERGIES = ("energy", "forces", "stress", "virials")
-# What a model predicts, by name.
-PREDICTS: dict[str, tuple[str, ...]] = {
-    "MACE": ENERGIES,
-    "ScaleShiftMACE": ENERGIES,
-    "AtomicDipolesMACE": ("dipole",),
-    "EnergyDipolesMACE": (*ENERGIES, "dipole"),
-    "AtomicDielectricMACE": ("dipole", "polarizability"),
-}
-# Fields that the models of moments do not have, as those of mace-torch.
-NOT_OF_MOMENTS = (
-    "heads",
-    "apply_cutoff",
-    "distance_transform",
-    "pair_repulsion",
-    "edge_irreps",
-    "edge_irreps_first_scalar",
-    "so3",
-    "agnostic_product",
-    "readout",
-    "last_readout_only",
-    "joint_embedding",
-    "embedding_readout",
-    "scale",
-    "shift",
-)
-
-
-class EmbeddingConfig(Section):
-    """How an input beside the structure, such as the total charge, becomes features."""
-
-    name: str = Field(description="total_charge, total_spin, charges, or a name in data.keys.inputs, such as elec_temp.")
-    type: Literal["categorical", "continuous"] = Field(
-        description="categorical: a whole number, one vector for each; continuous: a number through a small network."
-    )
-    per: Literal["graph", "atom"] = Field("graph", description="One value for the structure, or one for each atom.")
-    emb_dim: int = Field(ge=1, description="Features that it becomes.")
-    num_classes: int | None = Field(None, ge=1, description="categorical: how many numbers there are.")
-    offset: int = Field(0, description="categorical: added to the number, so that the lowest becomes 0.")
-    in_dim: int = Field(1, ge=1, description="continuous: values for each atom.")
-    use_bias: bool = Field(True, description="continuous: the network has biases.")
-
-    @model_validator(mode="after")
-    def _has_what_its_type_needs(self) -> EmbeddingConfig:
-        if (self.type == "categorical") != (self.num_classes is not None):
-            raise ValueError(f"num_classes is needed by a categorical embedding, and by no other; the type is {self.type}.")
-        if self.type == "categorical" and (self.in_dim, self.use_bias) != (1, True):
-            raise ValueError("in_dim and use_bias have no effect on a categorical embedding: leave them out.")
-        if self.type == "continuous" and self.offset:
-            raise ValueError("offset has no effect on a continuous embedding: leave it out.")
-        if self.per == "graph" and self.in_dim != 1:
-            raise ValueError("in_dim above 1 is for values of atoms (per: atom); a structure has one value.")
-        return self
 
 
 class ModelConfig(Section):
@@ -156,16 +103,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _moments_have_no_more(self) -> ModelConfig:
-        if not self.has_moments:
-            return self
-        absent = list(NOT_OF_MOMENTS) + (["radial_basis"] if self.model == "EnergyDipolesMACE" else [])
-        for name in absent:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{self.model} has no {name}: leave it out.")
-        if not isinstance(self.correlation, int):
-            raise ValueError(f"correlation of {self.model} is one number, the same for every layer.")
-        if not self.has_energies and any(self.e0_table[0]):
-            raise ValueError(f"{self.model} has no energies: its e0s are all 0.")
+        if self.has_moments:
+            check_moments(self)
         return self
 
     @property

@@ -31,7 +31,7 @@ class MomentsMACE(MACE):
     vectors alone, so that the gates of the readout find no scalars. Its dipoles come from the layers before.
     """
 
-    def __call__(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> Sites:  # type: ignore[override]
+    def __call__(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> Sites:
         """Energies and moments of every atom.
 
         Args:

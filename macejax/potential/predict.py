@@ -72,7 +72,7 @@ def assemble_sites(sites: Sites, gradient: jax.Array | None, graph: jraph.Graphs
     """Linear map from what a model says of every atom to a Prediction."""
     moments = None if sites.dipole is None else assemble_moments(sites, graph)
     if sites.energy is None or gradient is None:
-        return Prediction(None, None, None, None, None, moments)  # type: ignore[arg-type]
+        return Prediction(None, None, None, None, None, moments)
     return assemble(sites.energy, gradient, graph)._replace(moments=moments)
 
 

@@ -23,8 +23,8 @@ from macejax.train.metrics import ALL
 from macejax.train.resume import checkpoint_info, restore
 from macejax.train.schedule import applied_learning_rate, observe_validation, set_learning_rate
 from macejax.train.setup import Run, check, set_up
-from macejax.train.table import COLUMNS
 from macejax.train.state import TrainState, begin_stage, end_epoch, eval_params, record_validation
+from macejax.train.table import COLUMNS
 from macejax.train.validate import Validation, validate
 
 

@@ -57,10 +57,10 @@ def loss_terms(config: LossConfig) -> Loss:
     | energy_forces_dipole | w v (e/n)^2 | w v e^2 | | |
 
     and, of the dipole, 100 w v (e/n)^2 in dipole and energy_forces_dipole, w v (e/n)^2 in dipole_polar, which has w v (e/n)^2 of the
-    polarizability too; and the counts are labels present: structures, or components (atoms in l1l2). A label of weight 0 is no label. These are mace-torch's
-    losses (mace/modules/loss.py) where every label is there and has a weight, and differ from them in this: mace-torch's mean runs over
-    missing labels too, so they weaken the term; its terms of dipoles and polarizabilities know no weights; its huber knows no weights and trains missing labels towards zero; its universal ignores
-    w, its l1l2 both weights of forces.
+    polarizability too; and the counts are labels present: structures, or components (atoms in l1l2). A label of weight 0 is no label. These
+    are mace-torch's losses (mace/modules/loss.py) where every label is there and has a weight, and differ from them in this: mace-torch's
+    mean runs over missing labels too, so they weaken the term; its huber knows no weights and trains missing labels towards zero; its
+    universal ignores w, its l1l2 both weights of forces, its terms of dipoles and polarizabilities all weights.
 
     A term whose weight in `config` is 0 is left out.
     """

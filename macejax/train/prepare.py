@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from macejax.config import ConfigError, DataConfig, ModelConfig, TrainConfig
-from macejax.config.model import PREDICTS
+from macejax.config.predicts import PREDICTS
 from macejax.data.graph import Graph, build_graphs
 from macejax.data.inputs import require_whole_charges
 from macejax.data.labels import Keys

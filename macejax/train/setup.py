@@ -14,7 +14,7 @@ import optax
 
 from macejax.checkpoint.training import remove_leftovers
 from macejax.config import ConfigError, LossConfig, TrainConfig
-from macejax.config.model import PREDICTS
+from macejax.config.predicts import PREDICTS
 from macejax.data.loader import Loader, Step
 from macejax.data.pack import pack_all
 from macejax.model.mace import build, init_model
@@ -76,7 +76,8 @@ def _require_predicted(model: str, kind: str, terms: Iterable[str]) -> None:
     if missing := [term for term in terms if term not in PREDICTS[model]]:
         fitting = {"AtomicDipolesMACE": "dipole", "EnergyDipolesMACE": "energy_forces_dipole", "AtomicDielectricMACE": "dipole_polar"}
         raise ConfigError(
-            f"the loss {kind} has a term for {missing[0]}, which {model} does not predict: choose loss.kind {fitting.get(model, 'weighted')}."
+            f"the loss {kind} has a term for {missing[0]}, which {model} does not predict: choose loss.kind "
+            f"{fitting.get(model, 'weighted')}."
         )
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import jraph
 
 from macejax.model.geometry import edge_vectors
-from macejax.ops.blocks import forward_mode
 from macejax.model.sites import Sites
+from macejax.ops.blocks import forward_mode
 from macejax.potential.predict import SiteEnergy, as_sites, assemble_sites, sites_and_gradient
 from macejax.train.guard import suspects
 from macejax.train.loss import Loss, combine
