@@ -19,16 +19,15 @@ BLOCKS = (
     "RealAgnosticResidualNonLinear",
 )
 SUFFIX = "InteractionBlock"
-FIRST_OF_MODEL = {"MACE": "RealAgnostic", "ScaleShiftMACE": "RealAgnosticResidual"}
-FIRST_BLOCKS_OF_MACE = ("RealAgnostic", "RealAgnosticDensity")  # --model MACE replaces every other by the first of them
+DIPOLES = ("AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE")
+# What these models replace every other first block by: the first of them.
+FIRST_BLOCKS = {"MACE": ("RealAgnostic", "RealAgnosticDensity"), **dict.fromkeys(DIPOLES, ("RealAgnostic",))}
+FIRST_OF_MODEL = {"ScaleShiftMACE": "RealAgnosticResidual", **dict.fromkeys(FIRST_BLOCKS, "RealAgnostic")}
 OTHER_MODELS = {
     "BOTNet": "it is retired, in mace_run_train too",
     "ScaleShiftBOTNet": "it is retired, in mace_run_train too",
     "PolarMACE": "there are no charges and fields",
     "MACELES": "there is no latent Ewald summation",
-    "AtomicDipolesMACE": "models of macejax predict energies, forces and stresses, no dipoles",
-    "AtomicDielectricMACE": "models of macejax predict energies, forces and stresses, no polarizabilities",
-    "EnergyDipolesMACE": "models of macejax predict energies, forces and stresses, no dipoles",
 }
 
 
@@ -48,12 +47,13 @@ def interaction(name: str, arguments: Arguments) -> Iterator[Outcome]:
 
 
 def interaction_first(name: str, arguments: Arguments) -> Iterator[Outcome]:
-    """--interaction_first, of which --model MACE only takes two."""
+    """--interaction_first, of which --model MACE only takes two, and the models of dipoles one."""
     block = arguments.values[name].removesuffix(SUFFIX)
-    default = FIRST_OF_MODEL.get(arguments.values["model"], block)
-    if arguments.values["model"] == "MACE" and block not in FIRST_BLOCKS_OF_MACE:
+    kind = arguments.values["model"]
+    default = FIRST_OF_MODEL.get(kind, block)
+    if kind in FIRST_BLOCKS and block not in FIRST_BLOCKS[kind]:
         if name in arguments.given:
-            yield Note("mace_run_train replaces it by RealAgnosticInteractionBlock, for --model is MACE; so does this configuration.")
+            yield Note(f"mace_run_train replaces it by RealAgnosticInteractionBlock, for --model is {kind}; so does this configuration.")
         block = default
     if refusal := _no_such_block(block):
         yield refusal
@@ -151,7 +151,9 @@ def correlation(name: str, arguments: Arguments) -> Iterator[Outcome]:
 def readout_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--MLP_irreps."""
     value = arguments.values[name]
-    if re.fullmatch(r"\s*\d+\s*x\s*0e\s*", value):
+    if arguments.values["model"] in DIPOLES and re.fullmatch(r"(\s*\d+\s*x\s*(0e|1o|2e)\s*(\+|$))+", value):
+        yield Set("model.readout_irreps", " + ".join(part.replace(" ", "") for part in value.split("+")))
+    elif re.fullmatch(r"\s*\d+\s*x\s*0e\s*", value):
         yield Set("model.readout_irreps", value.replace(" ", ""))
     else:
         yield Refusal(f"{value!r}: macejax takes scalars in the last readout, such as 16x0e.")
@@ -194,6 +196,10 @@ def mean(name: str, arguments: Arguments) -> Iterator[Outcome]:
 def e0s(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--E0s."""
     value = arguments.values[name]
+    if arguments.values["model"] in ("AtomicDipolesMACE", "AtomicDielectricMACE"):
+        if name in arguments.given:
+            yield Note(f"without effect, as in mace_run_train: {arguments.values['model']} predicts no energies.")
+        return
     if value is None or str(value).lower() in ("isolated", "isolatedatom", "isolatedatoms"):
         yield Set("data.e0s", "isolated")
         return
