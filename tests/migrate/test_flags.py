@@ -59,6 +59,7 @@ from tests.migrate.commands import MINIMAL, candidates, default, loaded, migrate
             "--MLP_irreps '8x0e+4x1o+4x2e' --interaction_first RealAgnosticResidualInteractionBlock",
             {
                 "model.model": "AtomicDielectricMACE",
+                "model.interaction_first": "RealAgnostic",
                 "loss.kind": "dipole_polar",
                 "loss.polarizability_weight": 3.0,
                 "model.readout_irreps": "8x0e + 4x1o + 4x2e",

@@ -77,7 +77,7 @@ FLAGS: dict[str, Flag] = {
     "plot_interaction_e": Flag(False, BOOLEAN, PLOTS),
     "error_table": Flag("PerAtomRMSE", choice(*ERROR_TABLES), note("the table of macejax always has MAE and RMSE of all labels.")),
     # The model
-    "model": Flag("MACE", choice("MACE", "ScaleShiftMACE", *model.OTHER_MODELS), model.model),
+    "model": Flag("MACE", choice("MACE", "ScaleShiftMACE", *model.DIPOLES, *model.OTHER_MODELS), model.model),
     "r_max": Flag(5.0, NUMBER, to("model.cutoff")),
     "radial_type": Flag(
         "bessel",
