@@ -35,7 +35,8 @@ def structures(count: int) -> list[Any]:
 def sites(params: Any, vectors: jax.Array, graph: Any) -> Sites:
     """The toy's energy, and moments that depend on the same parameters."""
     energy, scale = toy.site_energy(params, vectors, graph), params["params"]["readout_0"]["linear"]
-    arms = jnp.where(graph.nodes["mask"][:, None], jnp.sum(jnp.tanh(vectors * scale[0, 0]), axis=1), 0)
+    own = params["params"]["node_embedding"]["depth"][graph.nodes["species"]][:, None]  # without it, atoms would cancel each other
+    arms = jnp.where(graph.nodes["mask"][:, None], own * jnp.sum(jnp.tanh(vectors * scale[0, 0]), axis=1), 0)
     tensor = jnp.concatenate([arms * scale[1, 0], arms**2], axis=1)
     return Sites(energy, jnp.zeros_like(energy), arms * scale[2, 0], jnp.zeros_like(arms), tensor)
 

@@ -49,7 +49,7 @@ def run(*arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [pytest.param("AtomicDipolesMACE", marks=pytest.mark.slow), "EnergyDipolesMACE", "AtomicDielectricMACE"])
-def test_train_and_evaluate(name: str, tmp_path: Path) -> None:
+def test_train_and_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     structures = polar_waters(22)
     structures[3] = structures[3]._replace(dipole=None, polarizability=None)  # a missing label is no error
     config = configuration(tmp_path, structures=structures, **options(name))
@@ -60,6 +60,10 @@ def test_train_and_evaluate(name: str, tmp_path: Path) -> None:
     page = (tmp_path / "tiny" / "report.html").read_text()
     assert "MAE of dipole" in page and "MAE dipole" in page and ("meV/Å" in page) == (name == "EnergyDipolesMACE")
     model = tmp_path / "tiny" / "tiny.mace"
+    capsys.readouterr()
+    run("info", model)
+    described = capsys.readouterr().out
+    assert "predicts" in described and ("eV)" in described) == (name == "EnergyDipolesMACE") and "dipole" in described
     run("evaluate", model, tmp_path / "water.xyz", "-o", tmp_path / "out.xyz")
     frames = macejax.read(tmp_path / "out.xyz")
     text = (tmp_path / "out.xyz").read_text()
