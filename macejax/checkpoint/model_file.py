@@ -120,7 +120,7 @@ def _header(config: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> dict[s
         "format": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
         "species": [SYMBOLS[number] for number in config.elements],
-        "units": UNITS,
+        "units": UNITS | ({"dipole": config.dipole_unit} if config.has_moments else {}),
         "dtype": dtype,
         "versions": {name: _version(name) for name in ("macejax", "jax", "flax", "e3nn-jax", "numpy")},
         "extra": dict(extra),

@@ -18,6 +18,25 @@ from macejax.model.coupling import polynomials
 from macejax.model.linear import irreps_of
 from macejax.model.mace import Model
 
+# What the modules of dipoles take of the settings of the others.
+OF_MOMENTS = (
+    "r_max",
+    "num_bessel",
+    "num_polynomial_cutoff",
+    "max_ell",
+    "interaction_cls",
+    "interaction_cls_first",
+    "num_interactions",
+    "num_elements",
+    "hidden_irreps",
+    "MLP_irreps",
+    "gate",
+    "avg_num_neighbors",
+    "atomic_numbers",
+    "correlation",
+    "radial_MLP",
+)
+
 
 class TorchExportError(ValueError):
     """A model that mace-torch cannot hold, or a mace-torch that is another than macejax knows."""
@@ -75,6 +94,10 @@ def to_torch(model: Model) -> Any:
     if config.model == "ScaleShiftMACE":
         scale, shift = (values[0] if len(values) == 1 else list(values) for values in (config.scales, config.shifts))
         settings |= {"atomic_inter_scale": scale, "atomic_inter_shift": shift}
+    if config.has_moments:
+        settings = {name: value for name, value in settings.items() if name in OF_MOMENTS}
+        settings |= {"atomic_energies": np.array(config.e0s, np.float64) if config.has_energies else None}
+        settings |= {} if config.model == "EnergyDipolesMACE" else {"radial_type": config.radial_basis}
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # constants in all digits
     try:

@@ -16,17 +16,16 @@ from pydantic import ValidationError
 
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_names import to_params
+from macejax.checkpoint.torch_readouts import degrees, read_readouts, spaced
 from macejax.config import ModelConfig
 from macejax.model.architecture import check_irreps
 from macejax.model.mace import INTERACTIONS, Model
 from macejax.model.radial import AGNESI, SOFT
 from macejax.model.repulsion import COEFFICIENTS, LENGTH
 
-MODELS = ("MACE", "ScaleShiftMACE")
+MODELS = ("MACE", "ScaleShiftMACE", "AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE")
 LONG_RANGE = ("MACELES", "PolarMACE")
 BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
-READOUTS = {"NonLinearReadoutBlock": "NonLinear", "NonLinearBiasReadoutBlock": "NonLinearBias"}
-GATES = ("silu", "tanh", "abs")
 CONSTANTS: dict[str, dict[str, Any]] = {"Agnesi": AGNESI, "Soft": SOFT, "ZBL": {"c": COEFFICIENTS, **LENGTH}}
 ROUNDED = 1e-6  # relative: modules trained in float32 carry rounded constants
 _SUFFIX = "InteractionBlock"
@@ -36,7 +35,8 @@ def from_torch(module: Any) -> Model:
     """Config and parameters of a mace-torch module, such that its energies are reproduced to rounding.
 
     Args:
-      module: instance of mace-torch's `MACE` or `ScaleShiftMACE` (Batatia et al., NeurIPS 2022), eager, weights in the layout of e3nn.
+      module: instance of one of `MODELS` of mace-torch (Batatia et al., NeurIPS 2022), eager, weights in the layout of e3nn. The buffers
+        dipole_mean, dipole_std, polarizability_mean and polarizability_std of AtomicDielectricMACE have no effect there, and are not kept.
 
     Returns:
       Model whose parameters are numpy arrays in the dtype of the module. Its product basis is the full one where that is the module's own,
@@ -72,9 +72,9 @@ def read_config(module: Any) -> ModelConfig:
         heads=tuple(getattr(module, "heads", None) or ("Default",)),
         e0s=_e0s(module),
         cutoff=float(module.r_max),
-        hidden_irreps=_spaced(products[0].linear.irreps_out),
+        hidden_irreps=spaced(products[0].linear.irreps_out),
         num_interactions=len(interactions),
-        l_max=len(_degrees(module.spherical_harmonics.irreps_out)) - 1,
+        l_max=len(degrees(module.spherical_harmonics.irreps_out)) - 1,
         so3="1e" in str(module.spherical_harmonics.irreps_out),
         correlation=correlation[0] if len(set(correlation)) == 1 else correlation,
         agnostic_product=_same((bool(getattr(product, "use_agnostic_product", False)) for product in products), "product basis"),
@@ -84,7 +84,7 @@ def read_config(module: Any) -> ModelConfig:
         pair_repulsion=_has_repulsion(module),
         **_radial(module.radial_embedding, float(module.r_max)),
         **_blocks(interactions),
-        **_readouts(module),
+        **read_readouts(module),
         **_embeddings(module),
     )
     try:
@@ -105,6 +105,8 @@ def _per_head(buffer: Any) -> float | tuple[float, ...]:
 
 
 def _e0s(module: Any) -> tuple[Any, ...]:
+    if not hasattr(module, "atomic_energies_fn"):
+        return (0.0,) * len(module.atomic_numbers)
     rows = [tuple(row) for row in np.atleast_2d(_numpy(module.atomic_energies_fn.atomic_energies)).tolist()]
     return rows[0] if len(rows) == 1 else tuple(rows)
 
@@ -142,7 +144,7 @@ def _blocks(interactions: list[Any]) -> dict[str, Any]:
             raise TorchImportError(f"interaction block {type(block).__name__} is not one of macejax's: {known}.")
         names.append(name)
     others = interactions[1:]
-    edge = {_spaced(block.edge_irreps) for block in others if _differs(block)}
+    edge = {spaced(block.edge_irreps) for block in others if _differs(block)}
     first = interactions[0]
     return {
         "interaction_first": names[0],
@@ -161,28 +163,6 @@ def _differs(block: Any) -> bool:
 def _radial_mlp(interactions: list[Any], names: list[str]) -> tuple[int, ...]:
     widths = [tuple(block.conv_tp_weights.hs[1:-1]) for block, name in zip(interactions, names, strict=True) if "Att" not in name]
     return _same(widths, "radial network") if widths else (64, 64, 64)
-
-
-def _readouts(module: Any) -> dict[str, Any]:
-    """The fields of the readouts."""
-    readouts, layers = list(module.readouts), len(module.interactions)
-    only_last = layers > 1 and len(readouts) == 1
-    names = [type(readout).__name__ for readout in readouts]
-    linear = 0 if only_last else layers - 1 if layers > 1 else 1
-    if names[:linear] != ["LinearReadoutBlock"] * linear or len(names) != linear + (layers > 1):
-        raise TorchImportError(f"the readouts are {names}, where macejax has linear ones for {layers} layers but the last.")
-    if layers == 1:
-        return {}
-    last = readouts[-1]
-    if names[-1] not in READOUTS:
-        raise TorchImportError(f"the last readout is a {names[-1]}, where macejax has {', '.join(READOUTS)}.")
-    heads = len(getattr(module, "heads", None) or ("Default",))
-    return {
-        "readout": READOUTS[names[-1]],
-        "readout_irreps": f"{last.hidden_irreps.dim // heads}x0e",
-        "gate": _gate(last),
-        "last_readout_only": only_last,
-    }
 
 
 def _embeddings(module: Any) -> dict[str, Any]:
@@ -217,15 +197,15 @@ def _refuse_other_shapes(module: Any, config: ModelConfig) -> None:
     from macejax.model.architecture import harmonics, layer_irreps, message_irreps
     from macejax.model.linear import irreps_of
 
-    found = [_spaced(product.linear.irreps_out) for product in module.products]
+    found = [spaced(product.linear.irreps_out) for product in module.products]
     expected = layer_irreps(config)
     if [irreps_of(irreps) for irreps in found] != [irreps_of(irreps) for irreps in expected]:
         raise TorchImportError(f"the layers put out {found}, where macejax has {expected}: the same irreps, and scalars in the last.")
-    edge = irreps_of(_spaced(module.spherical_harmonics.irreps_out))
+    edge = irreps_of(spaced(module.spherical_harmonics.irreps_out))
     if edge != harmonics(config):
         raise TorchImportError(f"spherical harmonics {module.spherical_harmonics.irreps_out} are not those of every degree up to an l_max.")
     for layer, block in enumerate(module.interactions):
-        target = irreps_of(_spaced(block.target_irreps))
+        target = irreps_of(spaced(block.target_irreps))
         if target != message_irreps(config, layer):
             raise TorchImportError(f"layer {layer} has messages {block.target_irreps}, where macejax has {message_irreps(config, layer)}.")
 
@@ -261,24 +241,6 @@ def _require(found: Any, expected: Any, what: str) -> None:
     found = _numpy(found)
     if found.shape != np.shape(expected) or not np.allclose(found, expected, rtol=ROUNDED, atol=ROUNDED * np.max(np.abs(expected))):
         raise TorchImportError(f"{what} of the module: not the usual ones, which are the only ones that macejax has.")
-
-
-def _degrees(irreps: Any) -> list[str]:
-    return str(irreps).replace(" ", "").split("+")
-
-
-def _spaced(irreps: Any) -> str:
-    return " + ".join(term if "x" in term else f"1x{term}" for term in _degrees(irreps))
-
-
-def _gate(readout: Any) -> str:
-    acts = [act for act in readout.non_linearity.acts if act is not None]
-    if not acts:
-        return "none"
-    name = getattr(acts[0].f, "__name__", type(acts[0].f).__name__)
-    if name not in GATES:
-        raise TorchImportError(f"the readout has the non-linearity {name}, where macejax has {', '.join(GATES)} or none.")
-    return name
 
 
 def _same(values: Iterable[Any], what: str) -> Any:

@@ -23,6 +23,8 @@ from macejax.model.architecture import (
     layer_irreps,
     message_irreps,
     num_channels,
+    readout_hidden,
+    readout_outputs,
     sent_irreps,
 )
 from macejax.model.attention import DOWN, HIDDEN
@@ -173,6 +175,9 @@ def _embedding(spec: EmbeddingConfig) -> Iterator[Weight]:
 
 
 def _readout(config: ModelConfig, layer: int, name: str) -> Iterator[Weight]:
+    if config.has_moments:
+        yield from _readout_of_moments(config, layer, name)
+        return
     channels, num_heads, here = num_channels(config), len(config.heads), f"readout_{layer}"
     if layer == 0 or layer < config.num_interactions - 1:
         yield _flat(f"{name}.linear.weight", Part((here, "linear"), (channels, num_heads)))
@@ -184,6 +189,25 @@ def _readout(config: ModelConfig, layer: int, name: str) -> Iterator[Weight]:
         yield _flat(f"{name}.linear_mid.weight", Part((here, "linear_mid"), (width, width)))
         yield _vector(f"{name}.linear_mid.bias", (here, "bias_mid"), width)
         yield _vector(f"{name}.linear_2.bias", (here, "bias_2"), num_heads)
+
+
+def _readout_of_moments(config: ModelConfig, layer: int, name: str) -> Iterator[Weight]:
+    features = dict.fromkeys(irreps_of(layer_irreps(config)[layer]), num_channels(config))
+    outputs, hidden, here = dict(readout_outputs(config)), readout_hidden(config), f"readout_{layer}"
+
+    def linear(ours: str, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Iterator[Weight]:
+        parts = [Part((here, ours, irrep), (fan, outputs[irrep])) for irrep, fan in inputs.items() if irrep in outputs]
+        if parts:
+            yield _flat(f"{name}.{ours}.weight", *parts)
+
+    if not 0 < layer == config.num_interactions - 1:
+        yield from linear("linear", features, outputs)
+        return
+    gates = sum(width for irrep, width in hidden.items() if irrep != "0e")
+    first = {"0e": hidden.get("0e", 0) + gates} | {irrep: width for irrep, width in hidden.items() if irrep != "0e"}
+    if hidden:
+        yield from linear("linear_1", features, first)
+        yield from linear("linear_2", hidden, outputs)
 
 
 def _flat(name: str, *parts: Part) -> Weight:

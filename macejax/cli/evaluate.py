@@ -11,9 +11,9 @@ import typer
 def command(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     structures: Annotated[Path, typer.Argument(help="Structures: extended XYZ or anything that ASE reads.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Structures with MACE_energy, MACE_forces and MACE_stress.")] = Path(
-        "evaluated.xyz"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Structures with MACE_energy, MACE_forces, MACE_stress, MACE_dipole ...")
+    ] = Path("evaluated.xyz"),
     keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in the file: energy=dft_energy.")] = None,
     head: Annotated[str | None, typer.Option(help="Head for all structures, instead of the one that each names.")] = None,
     dtype: Annotated[Literal["float32", "float64"] | None, typer.Option(help="Precision; by default that of the model.")] = None,

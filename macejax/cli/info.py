@@ -12,7 +12,13 @@ import typer
 if TYPE_CHECKING:
     from macejax.data.structure import Structure
 
-UNITS = {"energy_per_atom": ("E", "meV/atom"), "forces": ("F", "meV/Å"), "stress": ("stress", "meV/Å³")}
+UNITS = {
+    "energy_per_atom": ("E", "meV/atom"),
+    "forces": ("F", "meV/Å"),
+    "stress": ("stress", "meV/Å³"),
+    "dipole_per_atom": ("dipole", "10⁻³/atom"),
+    "polarizability_per_atom": ("polarizability", "10⁻³/atom"),
+}
 PROGRAMS = (".model", ".pt", ".pth", ".pkl")  # what other programs call their models
 
 
@@ -73,7 +79,12 @@ def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe_heads(config: dict[str, Any], species: list[str]) -> dict[str, str]:
-    """Elements with their E0s, scale and shift, of every head; and what the model reads beside the structure."""
+    """Elements with their E0s, scale and shift, of every head, where the model has them; and what it reads beside the structure."""
+    from macejax.config.predicts import PREDICTS
+
+    predicts = PREDICTS[config["model"]]
+    if "energy" not in predicts:
+        return {"elements": ", ".join(species), "predicts": ", ".join(predicts)}
     heads = config.get("heads", ["Default"])
     rows = config["e0s"] if len(heads) > 1 else [config["e0s"]]
     scales, shifts = (config[name] if isinstance(config[name], list) else [config[name]] * len(heads) for name in ("scale", "shift"))
@@ -81,7 +92,10 @@ def _describe_heads(config: dict[str, Any], species: list[str]) -> dict[str, str
     for head, row, scale, shift in zip(heads, rows, scales, shifts, strict=True):
         of_head = f", {head}" if len(heads) > 1 else ""
         facts[f"elements{of_head}"] = ", ".join(f"{symbol} ({e0:.6g} eV)" for symbol, e0 in zip(species, row, strict=True))
-        facts[f"constants{of_head}"] = f"scale {scale:.4g} eV, shift {shift:.4g} eV"
+        if "dipole" in predicts:
+            facts["predicts"] = ", ".join(predicts)
+        else:
+            facts[f"constants{of_head}"] = f"scale {scale:.4g} eV, shift {shift:.4g} eV"
     if inputs := config.get("joint_embedding"):
         facts["reads too"] = ", ".join(f"{spec['name']} ({spec['type']}, per {spec['per']})" for spec in inputs)
     return facts
@@ -112,6 +126,9 @@ def _describe_data(structures: Sequence[Structure]) -> dict[str, Any]:
         facts["stress"] = f"{len(stresses)} labels, rms {np.sqrt(np.mean(np.square(stresses))):.4g} eV/Angstrom^3"
     if virials:
         facts["virials"] = f"{virials} labels"
+    for name in ("dipole", "polarizability"):
+        if labels := [getattr(structure, name) for structure in structures if getattr(structure, name) is not None]:
+            facts[name] = f"{len(labels)} labels, rms {np.sqrt(np.mean(np.square(labels))):.4g}"
     for field in ("config_type", "head"):
         values = [getattr(structure, field) for structure in structures]
         facts[field] = ", ".join(f"{value} ({values.count(value)})" for value in sorted(set(values)))

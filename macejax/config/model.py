@@ -6,42 +6,18 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from macejax.config.embedding import EmbeddingConfig
+from macejax.config.predicts import PREDICTS, ModelName, check_moments
 from macejax.config.section import Section
 from macejax.data.species import NUMBERS
-
-
-class EmbeddingConfig(Section):
-    """How an input beside the structure, such as the total charge, becomes features."""
-
-    name: str = Field(description="total_charge, total_spin, charges, or a name in data.keys.inputs, such as elec_temp.")
-    type: Literal["categorical", "continuous"] = Field(
-        description="categorical: a whole number, one vector for each; continuous: a number through a small network."
-    )
-    per: Literal["graph", "atom"] = Field("graph", description="One value for the structure, or one for each atom.")
-    emb_dim: int = Field(ge=1, description="Features that it becomes.")
-    num_classes: int | None = Field(None, ge=1, description="categorical: how many numbers there are.")
-    offset: int = Field(0, description="categorical: added to the number, so that the lowest becomes 0.")
-    in_dim: int = Field(1, ge=1, description="continuous: values for each atom.")
-    use_bias: bool = Field(True, description="continuous: the network has biases.")
-
-    @model_validator(mode="after")
-    def _has_what_its_type_needs(self) -> EmbeddingConfig:
-        if (self.type == "categorical") != (self.num_classes is not None):
-            raise ValueError(f"num_classes is needed by a categorical embedding, and by no other; the type is {self.type}.")
-        if self.type == "categorical" and (self.in_dim, self.use_bias) != (1, True):
-            raise ValueError("in_dim and use_bias have no effect on a categorical embedding: leave them out.")
-        if self.type == "continuous" and self.offset:
-            raise ValueError("offset has no effect on a continuous embedding: leave it out.")
-        if self.per == "graph" and self.in_dim != 1:
-            raise ValueError("in_dim above 1 is for values of atoms (per: atom); a structure has one value.")
-        return self
 
 
 class ModelConfig(Section):
     """Everything that, beside its parameters, defines a MACE. Defaults are those of mace_run_train."""
 
-    model: Literal["MACE", "ScaleShiftMACE"] = Field(
-        "ScaleShiftMACE", description="MACE ignores scale and shift; ScaleShiftMACE applies them."
+    model: ModelName = Field(
+        "ScaleShiftMACE",
+        description="MACE ignores scale and shift; ScaleShiftMACE applies them; the others predict moments (macejax/model/moments.py).",
     )
     elements: tuple[int, ...] = Field(description="Atomic numbers that the model knows, ascending.")
     heads: tuple[str, ...] = Field(("Default",), min_length=1, description="Names of the levels of theory that the model has.")
@@ -75,7 +51,11 @@ class ModelConfig(Section):
     so3: bool = Field(False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too.")
     agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
     readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
-    readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout, for each head.")
+    readout_irreps: str = Field(
+        "16x0e",
+        description="Hidden layer of the last, non-linear readout, for each head; a model of dipoles needs vectors there too, such as "
+        "16x0e + 16x1o.",
+    )
     last_readout_only: bool = Field(False, description="Only the last layer adds to the energy.")
     joint_embedding: tuple[EmbeddingConfig, ...] = Field(
         (), description="Inputs beside the structure, such as total_charge, that are added to the features of the elements."
@@ -121,6 +101,27 @@ class ModelConfig(Section):
             raise ValueError(f"correlation has {len(orders)} values for {self.num_interactions} interactions.")
         return self
 
+    @model_validator(mode="after")
+    def _moments_have_no_more(self) -> ModelConfig:
+        if self.has_moments:
+            check_moments(self)
+        return self
+
+    @property
+    def has_energies(self) -> bool:
+        """Whether the model predicts energies, forces and stresses."""
+        return "energy" in PREDICTS[self.model]
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether the model predicts dipoles."""
+        return "dipole" in PREDICTS[self.model]
+
+    @property
+    def dipole_unit(self) -> str:
+        """Unit of dipoles and of their labels, that of mace-torch."""
+        return "e Angstrom" if self.model == "AtomicDielectricMACE" else "Debye"
+
     @property
     def e0_table(self) -> tuple[tuple[float, ...], ...]:
         """E0s of each head (eV), in the order of elements."""
@@ -140,10 +141,11 @@ class ModelConfig(Section):
 class ModelSection(Section):
     """The architecture that a training run asks for. What is `auto` is derived from the training set."""
 
-    model: Literal["MACE", "ScaleShiftMACE"] = Field(
+    model: ModelName = Field(
         "MACE",
         description="As in mace_run_train, both apply a scale. MACE: first block RealAgnostic, shift 0. ScaleShiftMACE: first block "
-        "RealAgnosticResidual, shift = mean interaction energy per atom.",
+        "RealAgnosticResidual, shift = mean interaction energy per atom. AtomicDipolesMACE learns dipoles, EnergyDipolesMACE also "
+        "energies, AtomicDielectricMACE dipoles and polarizabilities; they have neither scale nor shift.",
     )
     heads: tuple[str, ...] | Literal["auto"] = Field(
         "auto", description="Levels of theory, each with readouts of its own. auto: those of the training set (data.keys.head)."
@@ -175,7 +177,7 @@ class ModelSection(Section):
         3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer."
     )
     interaction_first: str | None = Field(
-        None, description="Block of the first layer. null: RealAgnostic for MACE, RealAgnosticResidual for ScaleShiftMACE."
+        None, description="Block of the first layer. null: RealAgnosticResidual for ScaleShiftMACE, RealAgnostic for the others."
     )
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
     radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")
@@ -186,7 +188,11 @@ class ModelSection(Section):
     so3: bool = Field(False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too.")
     agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
     readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
-    readout_irreps: str = Field("16x0e", description="Hidden layer of the last, non-linear readout, for each head.")
+    readout_irreps: str = Field(
+        "16x0e",
+        description="Hidden layer of the last, non-linear readout, for each head; a model of dipoles needs vectors there too, such as "
+        "16x0e + 16x1o.",
+    )
     last_readout_only: bool = Field(False, description="Only the last layer adds to the energy.")
     joint_embedding: tuple[EmbeddingConfig, ...] = Field(
         (), description="Inputs beside the structure, such as total_charge, that are added to the features of the elements."
@@ -248,12 +254,19 @@ class ModelSection(Section):
         architecture = self.model_dump(
             exclude={"model", "heads", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
         )
-        first = "RealAgnostic" if self.model == "MACE" else "RealAgnosticResidual"
-        derived: dict[str, Any] = {"avg_num_neighbors": avg_num_neighbors, "scale": scale, "shift": 0.0 if self.model == "MACE" else shift}
+        moments = "dipole" in PREDICTS[self.model]
+        if moments and self.scaling == "std_scaling":
+            raise ValueError(f"{self.model} has no scale: leave model.scaling out.")
+        first = "RealAgnosticResidual" if self.model == "ScaleShiftMACE" else "RealAgnostic"
+        derived: dict[str, Any] = {
+            "avg_num_neighbors": avg_num_neighbors,
+            "scale": 1.0 if moments else scale,
+            "shift": shift if self.model == "ScaleShiftMACE" else 0.0,
+        }
         return ModelConfig(
             **{name: value for name, value in architecture.items() if name not in derived},
             **{name: value if architecture[name] == "auto" else architecture[name] for name, value in derived.items()},
-            model="ScaleShiftMACE",
+            model=self.model if moments else "ScaleShiftMACE",
             heads=heads,
             elements=elements,
             e0s=e0s,

@@ -12,14 +12,29 @@ from macejax.config.section import Section
 class LossConfig(Section):
     """Loss of one stage: a weighted sum of means over the labels that are present (macejax/train/loss.py)."""
 
-    kind: Literal["weighted", "ef", "forces_only", "stress", "virials", "huber", "universal", "l1l2"] = Field(
+    kind: Literal[
         "weighted",
-        description="Form of the error. weighted: squares of energy per atom and forces; ef: the same, weights 1 where none are given.",
+        "ef",
+        "forces_only",
+        "stress",
+        "virials",
+        "huber",
+        "universal",
+        "l1l2",
+        "dipole",
+        "dipole_polar",
+        "energy_forces_dipole",
+    ] = Field(
+        "weighted",
+        description="Form of the error. weighted: squares of energy per atom and forces; ef: the same, weights 1 where none are given; "
+        "dipole, dipole_polar, energy_forces_dipole: for AtomicDipolesMACE, AtomicDielectricMACE, EnergyDipolesMACE.",
     )
     energy_weight: float = Field(1.0, ge=0, description="Weight of the energy term.")
     forces_weight: float = Field(100.0, ge=0, description="Weight of the forces term.")
     stress_weight: float = Field(1.0, ge=0, description="Weight of the stress term (stress, huber, universal).")
     virials_weight: float = Field(1.0, ge=0, description="Weight of the virials term (virials).")
+    dipole_weight: float = Field(1.0, ge=0, description="Weight of the dipole term (dipole, dipole_polar, energy_forces_dipole).")
+    polarizability_weight: float = Field(1.0, ge=0, description="Weight of the polarizability term (dipole_polar).")
     huber_delta: float = Field(0.01, gt=0, description="Error at which huber and universal turn from square to linear.")
 
     @model_validator(mode="before")

@@ -23,8 +23,13 @@ class KeysConfig(Section):
     forces: str | None = Field("REF_forces", description="Forces (eV/Angstrom).")
     stress: str | None = Field("REF_stress", description="Stress (eV/Angstrom^3, ASE's sign: positive when the crystal wants to shrink).")
     virials: str | None = Field("REF_virials", description="Virials (eV), -volume x stress.")
-    dipole: str | None = Field("dipole", description="Dipole (e Angstrom); carried, not learnt yet.")
-    charges: str | None = Field("REF_charges", description="Charges (e); carried, not learnt yet.")
+    dipole: str | None = Field(
+        "dipole", description="Dipole, in Debye for AtomicDipolesMACE and EnergyDipolesMACE, in e Angstrom for AtomicDielectricMACE."
+    )
+    polarizability: str | None = Field("polarizability", description="Polarizability (AtomicDielectricMACE), 3x3, in any unit.")
+    charges: str | None = Field(
+        "REF_charges", description="Fixed charges (e), whose dipole AtomicDipolesMACE and EnergyDipolesMACE add to their own."
+    )
     head: str | None = Field("head", description="Level of theory: the head of the model that learns this structure.")
     total_charge: str | None = Field("total_charge", description="Total charge (e), for a model that embeds it (joint_embedding).")
     total_spin: str | None = Field("total_spin", description="Spin multiplicity, for a model that embeds it.")
@@ -138,6 +143,8 @@ class StageTwoConfig(Section):
     forces_weight: float = Field(100.0, ge=0, description="Weight of the forces term.")
     stress_weight: float = Field(10.0, ge=0, description="Weight of the stress term.")
     virials_weight: float = Field(10.0, ge=0, description="Weight of the virials term.")
+    dipole_weight: float = Field(1.0, ge=0, description="Weight of the dipole term.")
+    polarizability_weight: float = Field(1.0, ge=0, description="Weight of the polarizability term.")
 
 
 class RunConfig(Section):
@@ -199,5 +206,5 @@ class TrainConfig(Section):
 
     def stage_two_loss(self) -> LossConfig:
         """Loss of the second stage: the kind of the first with the weights of the second."""
-        names = ("energy_weight", "forces_weight", "stress_weight", "virials_weight")
+        names = ("energy_weight", "forces_weight", "stress_weight", "virials_weight", "dipole_weight", "polarizability_weight")
         return self.loss.model_copy(update={name: getattr(self.stage_two, name) for name in names})

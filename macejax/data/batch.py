@@ -14,6 +14,8 @@ from macejax.data.structure import LABELS, DataError
 if TYPE_CHECKING:
     import jraph  # imported when the first batch is made: it imports jax, which the workers of the loader must not
 
+# Labels of structures that are no scalars.
+TENSORS = {"stress": (3, 3), "virials": (3, 3), "dipole": (3,), "polarizability": (3, 3)}
 SLOT_STEP = 4  # neighbour slots per atom come in multiples of this
 
 
@@ -125,12 +127,18 @@ def _nodes(graphs: Sequence[Graph], n_node: np.ndarray, capacity: Capacity, dtyp
         "mask": np.arange(size) < real,
         "forces": _padded(np.where(known, forces, 0.0), size, dtype),
         "forces_mask": _padded(known, size, bool),
+        "charges": _padded(_joined([_or_zeros(graph.charges, graph) for graph in graphs], np.zeros(0)), size, dtype),
+        "image": _padded(_joined([_or_zeros(graph.images, graph, 3) for graph in graphs], no_rows), size, np.int32),
     }
     return nodes, table
 
 
 def _forces(graph: Graph) -> np.ndarray:
     return np.full((len(graph.species), 3), np.nan) if graph.forces is None else graph.forces
+
+
+def _or_zeros(values: np.ndarray | None, graph: Graph, *shape: int) -> np.ndarray:
+    return np.zeros((len(graph.species), *shape)) if values is None else values
 
 
 def _edges(graphs: Sequence[Graph], counts: np.ndarray, capacity: Capacity) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -178,16 +186,21 @@ def _globals(graphs: Sequence[Graph], capacity: Capacity, dtype: Any) -> dict[st
         "head": _padded([graph.head for graph in graphs], size, np.int32),
         "index": _padded([graph.index for graph in graphs], size, np.int32, -1),
         "weight": _padded([graph.weight for graph in graphs], size, dtype),
+        "total_charge": _padded([graph.total_charge for graph in graphs], size, dtype),
+        "origin": np.zeros((size, 3), dtype),
     }
+    for number, graph in enumerate(graphs):
+        if graph.origin is not None:
+            fields["origin"][number] = graph.origin
     for name in LABELS:
         fields[f"{name}_weight"] = _padded([graph.weights[name] for graph in graphs], size, dtype)
     energy = np.array([graph.energy for graph in graphs], np.float64)
     fields["energy"] = _padded(np.nan_to_num(energy), size, dtype)
     fields["energy_mask"] = _padded(~np.isnan(energy), size, bool)
-    for name in ("stress", "virials"):
+    for name, shape in TENSORS.items():
         labels = [getattr(graph, name) for graph in graphs]
         fields[f"{name}_mask"] = _padded([label is not None for label in labels], size, bool)
-        fields[name] = np.zeros((size, 3, 3), dtype)
+        fields[name] = np.zeros((size, *shape), dtype)
         for number, label in enumerate(labels):
             if label is not None:
                 fields[name][number] = label

@@ -14,13 +14,14 @@ from macejax.data.structure import LABELS, DataError, volume
 if TYPE_CHECKING:
     import jraph
 
-_PER_GRAPH = ("energy", "stress", "virials")
+_PER_GRAPH = ("energy", "stress", "virials", "dipole", "polarizability")
 
 
 def to_graphs_tuple(rows: jraph.GraphsTuple) -> jraph.GraphsTuple:
     """The structures of a batch in row form as an ordinary jraph.GraphsTuple of numpy arrays: real atoms, edges and structures only.
 
-    `nodes`: positions, species, forces; `edges`: shift; `globals`: cell, energy, stress, virials, weights, index. A label that is missing
+    `nodes`: positions, image, species, charges, forces; `edges`: shift; `globals`: cell, origin, total_charge, the other labels, weights,
+    index. A label that is missing
     is NaN. Units and the edge vector `positions[sender] + shift @ cell - positions[receiver]` are those of THE CONTRACT.
     """
     from jraph import GraphsTuple
@@ -28,10 +29,10 @@ def to_graphs_tuple(rows: jraph.GraphsTuple) -> jraph.GraphsTuple:
     atom, edge, real = (np.asarray(field["mask"]) for field in (rows.nodes, rows.edges, rows.globals))
     num_slots = len(edge) // max(len(atom), 1)
     graph_of_edge = np.repeat(np.asarray(rows.nodes["graph"]), num_slots)[edge]
-    nodes = {key: np.asarray(rows.nodes[key])[atom] for key in ("positions", "species", "forces")}
+    nodes = {key: np.asarray(rows.nodes[key])[atom] for key in ("positions", "image", "species", "charges", "forces")}
     nodes["forces"] = np.where(np.asarray(rows.nodes["forces_mask"])[atom], nodes["forces"], np.nan)
     weights = ("weight", *(f"{name}_weight" for name in LABELS))
-    fields = {key: np.asarray(rows.globals[key])[real] for key in ("cell", "index", *weights, *_PER_GRAPH)}
+    fields = {key: np.asarray(rows.globals[key])[real] for key in ("cell", "origin", "total_charge", "index", *weights, *_PER_GRAPH)}
     for key in _PER_GRAPH:
         known = np.asarray(rows.globals[f"{key}_mask"])[real]
         fields[key] = np.where(known.reshape(-1, *[1] * (fields[key].ndim - 1)), fields[key], np.nan)
@@ -111,4 +112,10 @@ def _one(graph: jraph.GraphsTuple, number: int, atoms: slice, edges: slice) -> G
         inputs={},
         index=int(graph.globals["index"][number]) if "index" in graph.globals else -1,
         source=f"structure {number} of the graph",
+        dipole=label(graph.globals, "dipole", number),
+        polarizability=label(graph.globals, "polarizability", number),
+        charges=label(graph.nodes, "charges", atoms),
+        total_charge=float(graph.globals["total_charge"][number]) if "total_charge" in graph.globals else 0.0,
+        images=graph.nodes["image"][atoms] if "image" in graph.nodes else None,
+        origin=label(graph.globals, "origin", number),
     )

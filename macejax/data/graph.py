@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from macejax.data.inputs import head_index, read_inputs
+from macejax.data.inputs import head_index, read_inputs, require_whole_charges
 from macejax.data.neighbors import symmetric_neighbors, wrap
 from macejax.data.species import species_index
 from macejax.data.structure import LABELS, Structure, check, volume
@@ -35,12 +35,18 @@ class Graph(NamedTuple):
     stress: np.ndarray | None  # [3, 3] eV/Angstrom^3
     virials: np.ndarray | None  # [3, 3] eV
     weight: float
-    weights: Mapping[str, float]  # of energy, forces, stress, virials, all four
+    weights: Mapping[str, float]  # of each of LABELS
     e0: float  # eV, the sum of E0s that was taken off: total energy = interaction energy + e0
     head: int  # index into the model's heads
     inputs: Mapping[str, np.ndarray]  # what else the model reads, [] for the structure, [N] or [N, values] for atoms
     index: int  # type: ignore[assignment]  # position in the data set, -1 where there is none
     source: str
+    dipole: np.ndarray | None = None  # [3] e Angstrom or Debye
+    polarizability: np.ndarray | None = None  # [3, 3]
+    charges: np.ndarray | None = None  # [N] e
+    total_charge: float = 0.0  # e
+    images: np.ndarray | None = None  # [N, 3] int32, input = positions - images @ cell + origin
+    origin: np.ndarray | None = None  # [3] Angstrom, where the centre of the wrapped atoms was
 
 
 def build_graph(
@@ -72,12 +78,15 @@ def build_graph(
     """
     structure = check(structure)
     species = species_index(structure.numbers, elements, structure.source)
-    positions, _ = wrap(structure.positions, structure.cell, structure.pbc)
-    positions = positions - positions.mean(axis=0)
+    positions, images = wrap(structure.positions, structure.cell, structure.pbc)
+    origin = positions.mean(axis=0)
+    positions = positions - origin
     edges = symmetric_neighbors(positions, structure.cell, structure.pbc, cutoff, structure.source)
     head = head_index(structure, heads)
     e0 = 0.0 if e0s is None else float(np.atleast_2d(np.asarray(e0s, np.float64))[head, species].sum())
-    return _graph(positions, species, structure, edges, e0, index)._replace(head=head, inputs=read_inputs(structure, embeddings))
+    return _graph(positions, species, structure, edges, e0, index)._replace(
+        head=head, inputs=read_inputs(structure, embeddings), images=images, origin=origin
+    )
 
 
 def build_graphs(
@@ -89,6 +98,8 @@ def build_graphs(
 
 def model_graphs(structures: Sequence[Structure], config: ModelConfig) -> list[Graph]:
     """Graphs of a data set as a model takes them: `build_graphs` with everything that its configuration says."""
+    if config.has_moments:
+        require_whole_charges(structures)
     return build_graphs(structures, config.elements, config.cutoff, config.e0_table, heads=config.heads, embeddings=config.joint_embedding)
 
 
@@ -127,6 +138,10 @@ def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edg
         inputs={},
         index=index,
         source=structure.source,
+        dipole=structure.dipole,
+        polarizability=structure.polarizability,
+        charges=structure.charges,
+        total_charge=structure.total_charge,
     )
 
 

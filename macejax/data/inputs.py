@@ -39,6 +39,18 @@ def head_index(structure: Structure, heads: Sequence[str]) -> int:
     return list(heads).index(structure.head)
 
 
+def require_whole_charges(structures: Sequence[Structure]) -> None:
+    """Refuse charges that some atoms of a structure have and others lack: a dipole cannot be made of them. No charges at all count as 0.
+
+    Raises:
+      DataError: names the structure.
+    """
+    for structure in structures:
+        if structure.charges is not None and np.isnan(structure.charges).any():
+            where = structure.source or "structure"
+            raise DataError(f"{where}: some atoms have no charge (NaN), so that its dipole is unknown: give all charges or none.")
+
+
 def _read(structure: Structure, spec: EmbeddingConfig) -> np.ndarray:
     where, name = structure.source or "structure", spec.name
     value = getattr(structure, name) if name in OWN else structure.inputs.get(name)

@@ -26,7 +26,8 @@ class Keys(NamedTuple):
     forces: str | None = "REF_forces"  # eV/Angstrom
     stress: str | None = "REF_stress"  # eV/Angstrom^3, ASE's sign; 3x3, 9 numbers or 6 in Voigt order
     virials: str | None = "REF_virials"  # eV, -volume * stress; in the same forms
-    dipole: str | None = "dipole"  # e Angstrom
+    dipole: str | None = "dipole"  # e Angstrom or Debye, see ModelConfig.dipole_unit
+    polarizability: str | None = "polarizability"  # 3x3, 9 numbers or 6 in Voigt order
     charges: str | None = "REF_charges"  # e
     head: str | None = "head"
     total_charge: str | None = "total_charge"  # e
@@ -78,7 +79,7 @@ def _resolve(frames: Sequence[Frame], keys: Keys, name: str, need_labels: bool) 
             raise DataError(f"{name}: the key {key!r} for {field} is in no frame; {_listing(there)}")
     left_at_default = [label for label in ASE_NAMES if getattr(keys, label) == getattr(MACE_KEYS, label)]
     in_ase_names = [label for label in left_at_default if ASE_NAMES[label] in there]
-    if not any(getattr(keys, label) in there for label in LABELS):
+    if not any(getattr(keys, label) in there for label in (*ASE_NAMES, "virials")):
         own_names: dict[str, Any] = {label: ASE_NAMES[label] for label in in_ase_names}
         keys = keys._replace(**own_names)
     else:
@@ -86,7 +87,7 @@ def _resolve(frames: Sequence[Frame], keys: Keys, name: str, need_labels: bool) 
             if getattr(keys, label) not in there:
                 message = f"{name}: has no {getattr(keys, label)!r}; its {ASE_NAMES[label]!r} is not used beside other label keys. "
                 warnings.warn(f"{message}Set the key for {label} to {ASE_NAMES[label]!r} to use it.", stacklevel=4)
-    wanted = [getattr(keys, field) for field in (*LABELS, "dipole", "charges")]
+    wanted = [getattr(keys, field) for field in (*LABELS, "charges")]
     if need_labels and not any(key in there for key in wanted):
         looked_for = ", ".join(repr(key) for key in wanted if key is not None)
         raise DataError(f"{name}: holds no labels; looked for {looked_for} and ASE's energy, forces, stress; {_listing(there)}")
@@ -120,6 +121,7 @@ def _structure(frame: Frame, keys: Keys) -> Structure:
             stress=_tensor(value("stress"), keys.stress, frame),
             virials=_tensor(value("virials"), keys.virials, frame),
             dipole=_numbers(value("dipole"), keys.dipole, frame),
+            polarizability=_tensor(value("polarizability"), keys.polarizability, frame),
             charges=value("charges"),
             head=_text(value("head")),
             total_charge=number("total_charge", 0.0),
@@ -181,4 +183,4 @@ def _tensor(value: object, key: str | None, frame: Frame) -> np.ndarray | None:
         return numbers.reshape(3, 3)
     if numbers.size == 6:
         return numbers.reshape(6)[VOIGT]
-    raise DataError(f"{frame.source}: {key} has {numbers.size} numbers; a stress or virial has 9, or 6 in Voigt order.")
+    raise DataError(f"{frame.source}: {key} has {numbers.size} numbers; a symmetric tensor has 9, or 6 in Voigt order.")

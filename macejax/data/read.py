@@ -16,7 +16,7 @@ from macejax.data.structure import LABELS, DataError, Structure
 if TYPE_CHECKING:
     from ase import Atoms  # imported when it is needed: it takes a while
 
-_OWN = ("energy", "forces", "stress", "dipole", "charges")  # labels that ASE moves into a calculator
+_OWN = ("energy", "forces", "stress", "dipole", "polarizability", "charges")  # labels that ASE moves into a calculator
 
 
 def read(path: str | os.PathLike[str], keys: Keys = MACE_KEYS, *, need_labels: bool = True) -> list[Structure]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LABELS = ("energy", "forces", "stress", "virials")
+LABELS = ("energy", "forces", "stress", "virials", "dipole", "polarizability")
 FARTHEST = 1e7  # Angstrom; farther out, float64 resolves no more than 1e-9 Angstrom, and the file is wrong anyway
 DEGENERATE = 1e-6  # a cell is singular where its volume is less than this part of the product of the lengths of its rows
 ASYMMETRIC = 1e-2  # a stress or virial that differs from its transpose by more than this part of its largest entry is damaged
@@ -37,7 +37,8 @@ class Structure(NamedTuple):
     forces: np.ndarray | None = None  # [N, 3] eV/Angstrom, NaN where a component is missing
     stress: np.ndarray | None = None  # [3, 3] eV/Angstrom^3, ASE's sign
     virials: np.ndarray | None = None  # [3, 3] eV, -volume * stress
-    dipole: np.ndarray | None = None  # [3] e Angstrom
+    dipole: np.ndarray | None = None  # [3] e Angstrom, or Debye for the models that learn it so (ModelConfig.dipole_unit)
+    polarizability: np.ndarray | None = None  # [3, 3], in whichever unit; the model learns it
     charges: np.ndarray | None = None  # [N] e
     head: str = "Default"
     total_charge: float = 0.0  # e
@@ -45,14 +46,14 @@ class Structure(NamedTuple):
     inputs: Mapping[str, float | np.ndarray] = MappingProxyType({})  # what else a model may read, by name: a number, or a row per atom
     config_type: str = "Default"
     weight: float = 1.0  # of the structure in the loss
-    weights: Mapping[str, float] = MappingProxyType({})  # of energy, forces, stress, virials; 1 where absent
+    weights: Mapping[str, float] = MappingProxyType({})  # of each of LABELS; 1 where absent
     source: str = ""  # "file.xyz:frame 12", counted from 0; starts every error
 
 
 def check(structure: Structure) -> Structure:
     """The same structure in canonical dtypes and shapes, or a DataError that says what is wrong with it.
 
-    Stress and virials are returned symmetric. A label that is NaN throughout becomes None.
+    Stress, virials and polarizability are returned symmetric. A label that is NaN throughout becomes None.
     """
     where = structure.source or "structure"
     numbers = _numbers(structure.numbers, where)
@@ -73,6 +74,7 @@ def check(structure: Structure) -> Structure:
         stress=_symmetric(_label(structure.stress, (3, 3), "stress", where), "stress", where),
         virials=_symmetric(_label(structure.virials, (3, 3), "virials", where), "virials", where),
         dipole=_label(structure.dipole, (3,), "dipole", where),
+        polarizability=_symmetric(_label(structure.polarizability, (3, 3), "polarizability", where), "polarizability", where),
         charges=_label(structure.charges, (num_atoms,), "charges", where),
         total_charge=_finite_scalar(structure.total_charge, "total_charge", where),
         total_spin=_finite_scalar(structure.total_spin, "total_spin", where),

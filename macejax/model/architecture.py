@@ -25,9 +25,26 @@ def message_irreps(config: ModelConfig, layer: int) -> tuple[str, ...]:
 
 
 def layer_irreps(config: ModelConfig) -> list[str]:
-    """Irreps of the features that each layer makes: hidden irreps, and scalars alone in the last."""
-    scalars = f"{num_channels(config)}x0e"
-    return [config.hidden_irreps] * (config.num_interactions - 1) + [scalars]
+    """Irreps of the features that each layer makes: hidden irreps, and in the last those alone that the last readout of the model reads."""
+    if config.has_moments and (config.num_interactions == 1 or config.model == "AtomicDielectricMACE"):
+        return [config.hidden_irreps] * config.num_interactions
+    last = ["0e"] * config.has_energies + ["1o"] * config.has_moments
+    return [config.hidden_irreps] * (config.num_interactions - 1) + [" + ".join(f"{num_channels(config)}x{irrep}" for irrep in last)]
+
+
+def readout_outputs(config: ModelConfig) -> tuple[tuple[str, int], ...]:
+    """Irreps that every readout makes for an atom, and how many: energies and dipoles; of AtomicDielectricMACE a charge and the trace of
+    the polarizability, the dipole, and the rest of the polarizability.
+    """
+    if config.model == "AtomicDielectricMACE":
+        return ("0e", 2), ("1o", 1), ("2e", 1)
+    return (("0e", 1),) * config.has_energies + (("1o", 1),) * config.has_moments
+
+
+def readout_hidden(config: ModelConfig) -> dict[str, int]:
+    """Hidden layer of the last readout: multiplicities of those of the readout irreps that it can make use of."""
+    kept = {irrep for irrep, _ in readout_outputs(config)}
+    return {str(ir): mul for mul, ir in e3nn.Irreps(config.readout_irreps) if str(ir) in kept}
 
 
 def sent_irreps(config: ModelConfig, layer: int) -> str:
@@ -85,7 +102,21 @@ def check_irreps(config: ModelConfig) -> None:
     if config.edge_irreps_first_scalar and config.edge_irreps is None:
         raise ValueError("edge_irreps_first_scalar has no effect without edge_irreps: give them, or leave it out.")
     readout = e3nn.Irreps(config.readout_irreps)
-    if readout.count("0e") != readout.dim or readout.dim == 0:
+    if config.has_moments:
+        _check_moments(config)
+    elif readout.count("0e") != readout.dim or readout.dim == 0:
         raise ValueError(f"readout_irreps {config.readout_irreps!r} must be scalars, such as 16x0e.")
     if "RealAgnosticResidualNonLinear" in block_names(config) and "0o" in irreps_of(config.hidden_irreps):
         raise ValueError("RealAgnosticResidualNonLinear has no gate for pseudoscalars: hidden_irreps must not contain 0o.")
+
+
+def _check_moments(config: ModelConfig) -> None:
+    """What a model of dipoles and polarizabilities needs."""
+    hidden, readout = irreps_of(config.hidden_irreps), irreps_of(config.readout_irreps)
+    if len(hidden) < 2 or hidden != harmonics(config)[: len(hidden)]:
+        raise ValueError(f"hidden_irreps {config.hidden_irreps!r} of {config.model} must be 0e, 1o, 2e, ..., at least up to 1o.")
+    allowed = tuple(irrep for irrep, _ in readout_outputs(config)) if config.model != "AtomicDipolesMACE" else ("0e", "1o")
+    if not readout or readout != tuple(irrep for irrep in allowed if irrep in readout):
+        raise ValueError(f"readout_irreps {config.readout_irreps!r} of {config.model} must be some of {', '.join(allowed)}, each once.")
+    if config.model == "AtomicDipolesMACE" and len(readout) > 1:
+        raise ValueError("readout_irreps of AtomicDipolesMACE must be scalars or vectors (1o), not both: its last layer has no scalars.")

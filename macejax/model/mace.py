@@ -192,13 +192,14 @@ class MACE(nn.Module):
             config.agnostic_product,
             name=f"product_{t}",
         )
-        readout, heads = None, len(config.heads)
-        if has_readout(config, t):
-            if 0 < t == config.num_interactions - 1:
-                readout = READOUTS[config.readout](config.readout_irreps, config.gate, heads, name=f"readout_{t}")
-            else:
-                readout = LinearReadout(heads, name=f"readout_{t}")
+        readout = self._readout(t) if has_readout(config, t) else None
         return Layer(block(irreps_in, irreps_out, options, name=f"interaction_{t}"), product, readout)
+
+    def _readout(self, t: int) -> nn.Module:
+        config, heads = self.config, len(self.config.heads)
+        if 0 < t == config.num_interactions - 1:
+            return READOUTS[config.readout](config.readout_irreps, config.gate, heads, name=f"readout_{t}")
+        return LinearReadout(heads, name=f"readout_{t}")
 
     def _options(self, t: int) -> Options:
         config = self.config
@@ -228,7 +229,7 @@ class ScaleShiftMACE(MACE):
 def build(
     config: ModelConfig, *, interaction_first: Block | None = None, interaction: Block | None = None, matmul_precision: str = "highest"
 ) -> MACE:
-    """The Flax module of a configuration; `apply(params, vectors, graph)` gives site energies.
+    """The Flax module of a configuration; `apply(params, vectors, graph)` gives site energies, or `Sites` of a model of moments.
 
     Args:
       config: what to build.
@@ -246,6 +247,10 @@ def build(
     check_irreps(config)
     with jax.default_matmul_precision(matmul_precision):  # ValueError where there is none of that name
         pass
+    if config.has_moments:
+        from macejax.model.moments import MomentsMACE  # imports this module
+
+        return MomentsMACE(config, interaction_first, interaction, matmul_precision)
     kind = ScaleShiftMACE if config.model == "ScaleShiftMACE" else MACE
     return kind(config, interaction_first, interaction, matmul_precision)
 

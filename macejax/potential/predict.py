@@ -1,4 +1,4 @@
-"""Energy, forces and stress from one backward pass through a function of edge vectors."""
+"""Energy, forces and stress from one backward pass through a function of edge vectors; dipoles where it makes them."""
 
 from __future__ import annotations
 
@@ -10,42 +10,70 @@ import jax.numpy as jnp
 import jraph
 
 from macejax.model.geometry import edge_vectors, sum_per_graph
+from macejax.model.sites import Sites
 from macejax.ops.gather import reverse_edges
+from macejax.potential.moments import Moments, assemble_moments
 
-SiteEnergy = Callable[[Any, jax.Array, jraph.GraphsTuple], jax.Array]
+SiteEnergy = Callable[[Any, jax.Array, jraph.GraphsTuple], Any]  # -> energies [N], or Sites
 
 
 class Prediction(NamedTuple):
-    """What a potential says of a batch. Padding atoms and structures hold zeros."""
+    """What a potential says of a batch. Padding atoms and structures hold zeros. Of a model of dipoles alone, all but `moments` is None."""
 
     energy: jax.Array  # [G] eV, interaction energy: without E0s
     node_energy: jax.Array  # [N] eV
     forces: jax.Array  # [N, 3] eV/Angstrom
     strain_derivative: jax.Array  # [G, 3, 3] eV, dE/d(strain), symmetric; the virial is its negative
     stress: jax.Array  # [G, 3, 3] eV/Angstrom^3; NaN where the cell is singular
+    moments: Moments | None = None  # of a model that has them
 
 
 def predict(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple) -> Prediction:
-    """Energy, forces and stress of every structure of a batch.
+    """Energy, forces and stress of every structure of a batch, and its moments where the model has them.
 
     Args:
-      site_energy: `(params, vectors [N, M, 3], graph) -> node energies [N]`, for a Flax module its `apply`.
+      site_energy: `(params, vectors [N, M, 3], graph) -> node energies [N]`, or `Sites` of a model of moments; for a Flax module its
+        `apply`.
       params: parameters of the potential.
       graph: batch in row form (macejax/README.md).
     """
-    node_energy, gradient = edge_gradient(site_energy, params, graph)
-    return assemble(node_energy, gradient, graph)
+    return assemble_sites(*sites_and_gradient(site_energy, params, graph), graph)
 
 
 def edge_gradient(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple) -> tuple[jax.Array, jax.Array]:
-    """Node energies [N] (eV) and dE/dr of every edge slot [N, M, 3] (eV/Angstrom), E being the energy of the whole batch."""
+    """Node energies [N] (eV) and dE/dr of every edge slot [N, M, 3] (eV/Angstrom), E being the energy of the whole batch.
 
-    def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        node_energy = site_energy(params, vectors, graph)
-        return jnp.sum(node_energy), node_energy
+    Raises:
+      ValueError: the model has no energies.
+    """
+    sites, gradient = sites_and_gradient(site_energy, params, graph)
+    if sites.energy is None or gradient is None:
+        raise ValueError("this model predicts dipoles, and has neither energies nor forces.")
+    return sites.energy, gradient
 
-    gradient, node_energy = jax.grad(total, has_aux=True)(edge_vectors(graph))
-    return node_energy, gradient
+
+def sites_and_gradient(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple) -> tuple[Sites, jax.Array | None]:
+    """What the model says of every atom, and dE/dr as `edge_gradient` gives it: None where there are no energies."""
+
+    def total(vectors: jax.Array) -> tuple[jax.Array, Sites]:
+        sites = as_sites(site_energy(params, vectors, graph))
+        return jnp.sum(jnp.zeros((), vectors.dtype) if sites.energy is None else sites.energy), sites
+
+    energy, pullback, sites = jax.vjp(total, edge_vectors(graph), has_aux=True)
+    return sites, None if sites.energy is None else pullback(jnp.ones_like(energy))[0]
+
+
+def as_sites(found: Any) -> Sites:
+    """`Sites` of what a function says of every atom, which may be energies [N] alone."""
+    return found if isinstance(found, Sites) else Sites(energy=found)
+
+
+def assemble_sites(sites: Sites, gradient: jax.Array | None, graph: jraph.GraphsTuple) -> Prediction:
+    """Linear map from what a model says of every atom to a Prediction."""
+    moments = None if sites.dipole is None else assemble_moments(sites, graph)
+    if sites.energy is None or gradient is None:
+        return Prediction(None, None, None, None, None, moments)
+    return assemble(sites.energy, gradient, graph)._replace(moments=moments)
 
 
 def assemble(node_energy: jax.Array, gradient: jax.Array, graph: jraph.GraphsTuple) -> Prediction:

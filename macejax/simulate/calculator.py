@@ -24,7 +24,9 @@ from macejax.model.geometry import edge_vectors
 from macejax.model.heads import select_head
 from macejax.model.linear import irreps_of, slices
 from macejax.model.mace import MACE, Model, build, layer_irreps
-from macejax.potential import Prediction, SiteEnergy, assemble, atomic_virials, edge_gradient, hessian
+from macejax.potential import Prediction, SiteEnergy, atomic_virials, hessian, moment_derivatives
+from macejax.potential.predict import assemble_sites, sites_and_gradient
+from macejax.simulate.dielectric import FIXED_CHARGES, derivative_results, fixed_charges, moment_results, properties_of
 from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs
 
 
@@ -33,7 +35,9 @@ class Calculator(AseCalculator):
 
     Properties: `energy` and `free_energy` (equal), `energies` [N] (each with the E0 of its atom), `forces` [N, 3], `stress` [6] in Voigt
     order xx, yy, zz, yz, xz, xy, and `virials` [N, 3, 3], which sum to -dE/d(strain), every edge shared half and half by its two atoms.
-    Stress exists where the cell has a volume; virials always.
+    Stress exists where the cell has a volume; virials always. Models of dipoles have, instead or besides, `dipole` [3] in the unit of the
+    model (`ModelConfig.dipole_unit`: Debye, and e Angstrom of AtomicDielectricMACE, as in mace-torch's calculator), and
+    AtomicDielectricMACE `charges` [N] (e), `polarizability` [3, 3] and its spherical components `polarizability_sh` [6].
 
     Counters: `num_compilations` of the model, `num_rebuilds` of the neighbour list, `num_evaluations`.
 
@@ -45,7 +49,8 @@ class Calculator(AseCalculator):
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
       head: which head to use, of a model with several.
       info_keys: where `atoms.info` has what a model may embed; other inputs have their own names there, or in `atoms.arrays`. By default,
-        as in mace-torch's calculator, `charge` and `spin` are total charge and spin multiplicity; without them they are 0 and 1.
+        as in mace-torch's calculator, `charge` and `spin` are total charge and spin multiplicity; without them they are 0 and 1. The fixed
+        charges of AtomicDipolesMACE and EnergyDipolesMACE are `Qs` in `atoms.arrays`, without which they are 0.
 
     Raises:
       ValueError: dtype, skin, or a head that the model does not have; a model with several heads, none of which was named.
@@ -80,6 +85,7 @@ class Calculator(AseCalculator):
         if head is not None or len(model.config.heads) > 1:
             model = select_head(model, head)
         self.model = model
+        self.implemented_properties = properties_of(model.config, Calculator.implemented_properties)
         self.dtype = np.dtype(dtype)
         self.info_keys = dict(info_keys)
         self.skin = skin
@@ -88,13 +94,14 @@ class Calculator(AseCalculator):
         self._list: VerletList | None = None
         function = build(model.config).apply if site_energy is None else site_energy
 
-        def evaluate(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array]:
+        def evaluate(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array | None]:
             self.num_compilations += 1  # python runs this while jax traces: once for each compilation
-            node_energy, gradient = edge_gradient(function, params, graph)
-            return assemble(node_energy, gradient, graph), atomic_virials(gradient, graph)
+            sites, gradient = sites_and_gradient(function, params, graph)
+            return assemble_sites(sites, gradient, graph), None if gradient is None else atomic_virials(gradient, graph)
 
         self._evaluate = jax.jit(evaluate)
         self._hessian = jax.jit(lambda params, graph, of: hessian(function, params, graph, of=of), static_argnums=2)
+        self._derivatives = jax.jit(lambda params, graph: moment_derivatives(function, params, graph))
         self._features = None if site_energy is not None else jax.jit(partial(_features, build(model.config)))
         with self._precision():
             self._params: Any = jax.tree.map(lambda x: jax.numpy.asarray(x, self.dtype), model.params)
@@ -116,16 +123,24 @@ class Calculator(AseCalculator):
             prediction, virials = jax.device_get(self._evaluate(self._params, move(kept, structure)))
         self.num_evaluations += 1
         number = len(structure.numbers)
-        node_energy, forces, virials = (np.asarray(x, np.float64)[:number] for x in (prediction.node_energy, prediction.forces, virials))
+        self.results = {} if virials is None else self._energies(atoms, prediction, virials, kept.species, has_volume)
+        if prediction.moments is not None:
+            self.results |= moment_results(prediction.moments, number)
+
+    def _energies(self, atoms: Atoms, prediction: Prediction, virials: np.ndarray, species: np.ndarray, has_volume: bool) -> dict[str, Any]:
+        """Results of a model of energies."""
+        found = (prediction.node_energy, prediction.forces, virials)
+        node_energy, forces, virials = (np.asarray(x, np.float64)[: len(species)] for x in found)
         bad = ~(np.isfinite(node_energy) & np.isfinite(forces).all(axis=1))
         if bad.any():
             atom = int(np.argmax(bad))
             raise CalculationFailed(f"the energy or force of atom {atom} ({atoms.symbols[atom]}) is not finite: do atoms overlap?")
-        energies = node_energy + np.asarray(self.model.config.e0_table[0], np.float64)[kept.species]
+        energies = node_energy + np.asarray(self.model.config.e0_table[0], np.float64)[species]
         energy = float(np.sum(energies))
-        self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces, "virials": virials}
+        results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces, "virials": virials}
         if has_volume:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress[0], np.float64))
+            results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress[0], np.float64))
+        return results
 
     def share_program(self, other: Calculator) -> None:
         """Use the compiled program of another calculator, whose model has the same configuration; its compilations are counted there."""
@@ -147,6 +162,20 @@ class Calculator(AseCalculator):
             graph = move(self._neighbors(structure), structure)
             found = np.asarray(self._hessian(self._params, graph, wanted), np.float64)
         return found[:, :, :number].reshape(3 * len(wanted), number, 3)
+
+    def get_dielectric_derivatives(self, atoms: Atoms | None = None) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """d mu_a/d r_ib [3, N, 3] and, of AtomicDielectricMACE, d alpha_ab/d r_ic [9, N, 3]: as mace-torch's calculator has them.
+
+        Args:
+          atoms: structure; the calculator's own where it is not given.
+
+        Raises:
+          ValueError: the model has no dipoles.
+        """
+        structure = self._structure(self._atoms_or_own(atoms))
+        with self._precision():
+            found = jax.device_get(self._derivatives(self._params, move(self._neighbors(structure), structure)))
+        return derivative_results(found, len(structure.numbers))
 
     def get_descriptors(self, atoms: Atoms | None = None, invariants_only: bool = True, num_layers: int = -1) -> np.ndarray:
         """Node features of the layers, one after the other, [N, features].
@@ -190,6 +219,9 @@ class Calculator(AseCalculator):
             owner = atoms.info if spec.per == "graph" else atoms.arrays
             if key in owner:
                 found[spec.name] = owner[key]
+        if self.model.config.has_moments:
+            found["charges"] = fixed_charges(atoms, self.model.config, self.info_keys.get("charges", FIXED_CHARGES))
+            found["total_charge"] = atoms.info.get(self.info_keys.get("total_charge", "total_charge"), 0.0)
         own = {name: found.pop(name) for name in OWN if name in found}
         return check(structure._replace(**own, inputs=found))
 

@@ -15,7 +15,7 @@ from ase.calculators.calculator import all_changes
 from macejax.model.mace import Model
 from macejax.simulate.calculator import Calculator
 
-SPREAD = ("energy", "energies", "forces", "stress")
+SPREAD = ("energy", "energies", "forces", "stress", "dipole")
 
 
 class Committee(AseCalculator):
@@ -23,7 +23,7 @@ class Committee(AseCalculator):
 
     Every property of `Calculator` is the mean over the members. In `results` beside it, as mace-torch names them: `<property>_comm`, what
     each member says, first axis the members, and `<property>_var`, the variance over them (divided by their number), for energy (eV^2),
-    energies, forces ((eV/Angstrom)^2) and stress. `get_force_spread` is what active learning asks.
+    energies, forces ((eV/Angstrom)^2), stress and dipole. `get_force_spread` is what active learning asks.
 
     Members of equal configuration, E0s and scale included, share one compiled program; each keeps its own neighbour list.
 
@@ -48,6 +48,7 @@ class Committee(AseCalculator):
             alike = (other for other in self.members if other.model.config == member.model.config)
             member.share_program(next(alike, member))
             self.members.append(member)
+        self.implemented_properties = self.members[0].implemented_properties
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation, inputs in `atoms.info` among it."""

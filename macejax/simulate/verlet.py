@@ -81,14 +81,17 @@ def lasts(kept: VerletList, structure: Structure, cutoff: float, reach: float) -
 def move(kept: VerletList, structure: Structure) -> jraph.GraphsTuple:
     """The batch with the positions and the cell of now. Atoms stay in the images that the shifts of the edges speak of."""
     positions = structure.positions + kept.images @ structure.cell
+    origin = np.zeros(kept.batch.globals["origin"].shape)
+    origin[0] = positions.mean(axis=0)
     nodes, variables = kept.batch.nodes, kept.batch.globals
     dtype = nodes["positions"].dtype
     padded = np.zeros(nodes["positions"].shape)
-    padded[: len(positions)] = positions - positions.mean(axis=0)
+    padded[: len(positions)] = positions - origin[0]
     cell, size = np.tile(np.eye(3), (len(kept.batch.n_node), 1, 1)), np.array(variables["volume"])
     cell[0], size[0] = structure.cell, volume(structure.cell)
     moved = with_low("positions", padded, dtype)
-    return kept.batch._replace(nodes={**nodes, **moved}, globals={**variables, **with_low("cell", cell, dtype), "volume": size})
+    changed = {**with_low("cell", cell, dtype), "volume": size, "origin": origin.astype(dtype)}
+    return kept.batch._replace(nodes={**nodes, **moved}, globals={**variables, **changed})
 
 
 def choose(capacities: Sequence[Capacity], need: Capacity) -> Capacity:

@@ -44,7 +44,9 @@ def evaluate(model: Model, structures: Sequence[Structure], *, dtype: Any = None
     config = model.config
     dtype = jnp.dtype(dtype or jax.tree.leaves(model.params)[0].dtype)
     graphs = model_graphs(structures, config)
-    loss = loss_terms(LossConfig())  # only its errors are wanted, and they know no weights
+    loss = loss_terms(
+        LossConfig(kind="weighted" if config.has_energies else "dipole")
+    )  # only its errors are wanted, and they know no weights
     eval_step = make_eval_step(build(config).apply, loss, num_devices=num_devices)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
     steps = pack_all(graphs, nodes=nodes, num_devices=num_devices, dtype=dtype)
@@ -52,13 +54,14 @@ def evaluate(model: Model, structures: Sequence[Structure], *, dtype: Any = None
 
 
 def predictions(evaluated: Evaluated) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
-    """For each structure what goes into its frame (MACE_energy, MACE_stress) and into its columns (MACE_forces).
+    """For each structure what goes into its frame (MACE_energy, MACE_stress, MACE_dipole, MACE_polarizability) and into its columns
+    (MACE_forces).
 
     Energies are total (eV, E0s included, in float64); stress is in ASE's sign (eV/Angstrom^3), and left out where the structure is not
-    periodic.
+    periodic. Dipole and polarizability are in the units of the model.
     """
     for graph, predicted in zip(evaluated.graphs, evaluated.validation.predicted, strict=True):
-        yield _frame(graph, predicted), {"MACE_forces": predicted.forces}
+        yield _frame(graph, predicted), {} if predicted.forces is None else {"MACE_forces": predicted.forces}
 
 
 def label_table(evaluated: Evaluated, structures: Sequence[Structure]) -> Table | None:
@@ -75,7 +78,10 @@ def label_counts(structures: Sequence[Structure]) -> dict[str, int]:
 
 
 def _frame(graph: Graph, predicted: Predicted) -> dict[str, Any]:
-    info: dict[str, Any] = {"MACE_energy": predicted.energy + graph.e0}
-    if graph.pbc.any() and np.isfinite(predicted.stress).all():
-        info["MACE_stress"] = predicted.stress
-    return info
+    info: dict[str, Any] = {}
+    if predicted.stress is not None:
+        info["MACE_energy"] = predicted.energy + graph.e0
+        if graph.pbc.any() and np.isfinite(predicted.stress).all():
+            info["MACE_stress"] = predicted.stress
+    moments = {"MACE_dipole": predicted.dipole, "MACE_polarizability": predicted.polarizability}
+    return info | {name: value for name, value in moments.items() if value is not None}

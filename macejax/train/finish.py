@@ -139,9 +139,14 @@ def _content(
         f"{jax.process_count()} process(es), "
         f"{config.run.dtype}, jax {jax.__version__}",
     }
+    quantities = {
+        "forces": ("meV/Å", "forces"),
+        "energy_per_atom": ("meV/atom", "energy"),
+        "dipole_per_atom": (f"10⁻³ {model.dipole_unit}/atom", "dipole"),
+        "polarizability_per_atom": ("10⁻³/atom", "polarizability"),
+    }
     cards = [
-        (f"{1000 * errors['forces'].mae:.3g} meV/Å", f"MAE of forces, {shown}"),
-        (f"{1000 * errors['energy_per_atom'].mae:.3g} meV/atom", f"MAE of energy, {shown}"),
+        *((f"{1000 * errors[key].mae:.3g} {unit}", f"MAE of {name}, {shown}") for key, (unit, name) in quantities.items() if key in errors),
         (f"{parameters:,}", "parameters"),
         (f"{seconds:.3g} s", "per epoch"),
     ]

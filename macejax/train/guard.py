@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 
+from macejax.data.structure import LABELS
 from macejax.model.geometry import sum_per_graph
 from macejax.potential import Prediction
 
@@ -51,11 +52,16 @@ def suspects(prediction: Prediction, batch: jraph.GraphsTuple) -> jax.Array:
     def bad(x: jax.Array) -> jax.Array:
         return jnp.any(~jnp.isfinite(jnp.square(x)).reshape(x.shape[0], -1), axis=1)
 
-    labels = batch.globals
+    labels, moments = batch.globals, prediction.moments
     has_forces = batch.nodes["forces_mask"]
-    node = bad(prediction.node_energy) | bad(prediction.forces) | bad(jnp.where(has_forces, batch.nodes["forces"], 0))
+    node = bad(jnp.where(has_forces, batch.nodes["forces"], 0))
+    if prediction.energy is not None:
+        node |= bad(prediction.node_energy) | bad(prediction.forces)
     structure = sum_per_graph(node.astype(jnp.float32), batch) > 0
-    for name in ("energy", "stress", "virials"):
+    if moments is not None:
+        structure |= bad(moments.dipole)
+        structure |= False if moments.polarizability is None else bad(moments.polarizability)
+    for name in (name for name in LABELS if name != "forces"):
         present = labels[f"{name}_mask"].reshape((-1,) + (1,) * (labels[name].ndim - 1))
         structure |= bad(jnp.where(present, labels[name], 0))
     return jnp.where(structure & labels["mask"], labels["index"], -1)

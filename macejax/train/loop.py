@@ -24,6 +24,7 @@ from macejax.train.resume import checkpoint_info, restore
 from macejax.train.schedule import applied_learning_rate, observe_validation, set_learning_rate
 from macejax.train.setup import Run, check, set_up
 from macejax.train.state import TrainState, begin_stage, end_epoch, eval_params, record_validation
+from macejax.train.table import COLUMNS
 from macejax.train.validate import Validation, validate
 
 
@@ -160,8 +161,11 @@ def _report(run: Run, state: TrainState, result: Validation, train_loss: float |
         skipped=int(state.skipped),
         **errors,
     )
-    shown = [("E", "energy_per_atom", "meV/atom"), ("F", "forces", "meV/Å"), ("stress", "stress", "meV/Å³")]
-    maes = (f"{symbol} {1000 * errors[f'{name}_mae']:.4g} {unit}" for symbol, name, unit in shown if np.isfinite(errors[f"{name}_mae"]))
+    maes = (
+        f"{symbol} {1000 * errors[f'{name}_mae']:.4g} {unit}"
+        for name, (symbol, unit) in COLUMNS.items()
+        if name != "virials_per_atom" and np.isfinite(errors.get(f"{name}_mae", np.nan))
+    )
     train_text = "" if train_loss is None else f"train {train_loss:.4g}  "
     run.log.say(
         f"epoch {int(state.epoch):4d}  {train_text}valid {result.loss:.4g}  MAE {', '.join(maes)}  lr {rate:.3g}{'  best' if best else ''}"

@@ -54,11 +54,13 @@ def loss_terms(config: LossConfig) -> Loss:
     | huber | w v H(e/n) | w v H(e) | w v H(e) | |
     | universal | w H(v e/n) | w H'(v e), narrower where the forces are large | w H(v e) | |
     | l1l2 | w v abs(e)/n | w v norm(e), per atom | | |
+    | energy_forces_dipole | w v (e/n)^2 | w v e^2 | | |
 
-    and the counts are labels present: structures, or components (atoms in l1l2). A label of weight 0 is no label. These are mace-torch's
-    losses (mace/modules/loss.py) where every label is there and has a weight, and differ from them in this: mace-torch's mean runs over
-    missing labels too, so they weaken the term; its huber knows no weights and trains missing labels towards zero; its universal ignores
-    w, its l1l2 both weights of forces.
+    and, of the dipole, 100 w v (e/n)^2 in dipole and energy_forces_dipole, w v (e/n)^2 in dipole_polar, which has w v (e/n)^2 of the
+    polarizability too; and the counts are labels present: structures, or components (atoms in l1l2). A label of weight 0 is no label. These
+    are mace-torch's losses (mace/modules/loss.py) where every label is there and has a weight, and differ from them in this: mace-torch's
+    mean runs over missing labels too, so they weaken the term; its huber knows no weights and trains missing labels towards zero; its
+    universal ignores w, its l1l2 both weights of forces, its terms of dipoles and polarizabilities all weights.
 
     A term whose weight in `config` is 0 is left out.
     """
@@ -74,6 +76,9 @@ def loss_terms(config: LossConfig) -> Loss:
         "huber": {"energy": huber, "forces": huber, "stress": huber},
         "universal": {"energy": universal, "forces": partial(_universal_forces, config.huber_delta), "stress": universal},
         "l1l2": {"energy": _absolute, "forces": _norm},
+        "dipole": {"dipole": _hundred_squares},
+        "dipole_polar": {"dipole": _square, "polarizability": _square},
+        "energy_forces_dipole": {**squares, "dipole": _hundred_squares},
     }
     kernels = kinds[config.kind]
     every = {
@@ -81,6 +86,8 @@ def loss_terms(config: LossConfig) -> Loss:
         "forces": config.forces_weight,
         "stress": config.stress_weight,
         "virials": config.virials_weight,
+        "dipole": config.dipole_weight,
+        "polarizability": config.polarizability_weight,
     }
     weights = {name: every[name] for name in kernels if every[name] > 0}
     if not weights:
@@ -102,11 +109,12 @@ def combine(loss: Loss, numerators: Mapping[str, jax.Array], counts: Mapping[str
 
 
 def residuals(prediction: Prediction, batch: jraph.GraphsTuple) -> dict[str, Residual]:
-    """Residuals of energy per atom [G], forces [N, 3], stress [G, 3, 3] and virials per atom [G, 3, 3], in eV and Angstrom."""
-    labels = batch.globals
-    dtype = prediction.energy.dtype
+    """Residuals of what the model predicts: energy per atom [G], forces [N, 3], stress [G, 3, 3] and virials per atom [G, 3, 3], in eV and
+    Angstrom; dipole per atom [G, 3] and polarizability per atom [G, 3, 3], in the units of their labels.
+    """
+    labels, moments = batch.globals, prediction.moments
+    dtype = labels["weight"].dtype
     num_atoms = jnp.maximum(batch.n_node, 1).astype(dtype)
-    node = batch.nodes["graph"]
 
     def per_structure(name: str, predicted: jax.Array, divisor: jax.Array | None) -> Residual:
         def shaped(x: jax.Array) -> jax.Array:
@@ -118,20 +126,25 @@ def residuals(prediction: Prediction, batch: jraph.GraphsTuple) -> dict[str, Res
         error = jnp.where(present, predicted / shaped(scale) - label, 0)
         return Residual(error, label, present, shaped(labels["weight"]), shaped(labels[f"{name}_weight"]))
 
-    has_forces = batch.nodes["forces_mask"] & batch.nodes["mask"][:, None]
-    forces = jnp.where(has_forces, batch.nodes["forces"], 0)
-    return {
-        "energy": per_structure("energy", prediction.energy, num_atoms),
-        "forces": Residual(
-            jnp.where(has_forces, prediction.forces - forces, 0),
-            forces,
-            has_forces,
-            labels["weight"][node][:, None],
-            labels["forces_weight"][node][:, None],
-        ),
-        "stress": per_structure("stress", prediction.stress, None),
-        "virials": per_structure("virials", -prediction.strain_derivative, num_atoms),
-    }
+    found = {}
+    if prediction.energy is not None:
+        found["energy"] = per_structure("energy", prediction.energy, num_atoms)
+        found["forces"] = _force_residual(prediction.forces, batch)
+        found["stress"] = per_structure("stress", prediction.stress, None)
+        found["virials"] = per_structure("virials", -prediction.strain_derivative, num_atoms)
+    if moments is not None:
+        found["dipole"] = per_structure("dipole", moments.dipole, num_atoms)
+        if moments.polarizability is not None:
+            found["polarizability"] = per_structure("polarizability", moments.polarizability, num_atoms)
+    return found
+
+
+def _force_residual(predicted: jax.Array, batch: jraph.GraphsTuple) -> Residual:
+    labels, node = batch.globals, batch.nodes["graph"]
+    present = batch.nodes["forces_mask"] & batch.nodes["mask"][:, None]
+    label = jnp.where(present, batch.nodes["forces"], 0)
+    weight, label_weight = (labels[name][node][:, None] for name in ("weight", "forces_weight"))
+    return Residual(jnp.where(present, predicted - label, 0), label, present, weight, label_weight)
 
 
 def _reduce(kernel: Kernel, residual: Residual) -> tuple[jax.Array, jax.Array]:
@@ -143,6 +156,10 @@ def _reduce(kernel: Kernel, residual: Residual) -> tuple[jax.Array, jax.Array]:
 
 def _square(r: Residual) -> tuple[jax.Array, jax.Array]:
     return r.weight * r.label_weight * jnp.square(r.error), r.present
+
+
+def _hundred_squares(r: Residual) -> tuple[jax.Array, jax.Array]:
+    return 100 * r.weight * r.label_weight * jnp.square(r.error), r.present
 
 
 def _absolute(r: Residual) -> tuple[jax.Array, jax.Array]:

@@ -37,8 +37,13 @@ class Errors(NamedTuple):
 
 
 def error_sums(prediction: Prediction, batch: jraph.GraphsTuple) -> dict[str, ErrorSums]:
-    """Error sums of each structure of a batch: energy (eV), and energy_per_atom, forces, stress, virials_per_atom. Weights do not enter."""
+    """Error sums of each structure of a batch, of what the model predicts: energy (eV), and energy_per_atom, forces, stress,
+    virials_per_atom; dipole_per_atom, polarizability_per_atom. Weights do not enter.
+    """
     found = residuals(prediction, batch)
+    sums = {f"{name}_per_atom": _sums(found[name]) for name in ("dipole", "polarizability") if name in found}
+    if "energy" not in found:
+        return sums
     num_atoms = jnp.maximum(batch.n_node, 1).astype(prediction.energy.dtype)
     per_atom = found["energy"]
     total = per_atom._replace(error=per_atom.error * num_atoms, label=per_atom.label * num_atoms)
@@ -48,6 +53,7 @@ def error_sums(prediction: Prediction, batch: jraph.GraphsTuple) -> dict[str, Er
         "forces": _force_sums(found["forces"], batch),
         "stress": _sums(found["stress"]),
         "virials_per_atom": _sums(found["virials"]),
+        **sums,
     }
 
 

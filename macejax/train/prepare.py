@@ -8,8 +8,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from macejax.config import DataConfig, ModelConfig, TrainConfig
+from macejax.config import ConfigError, DataConfig, ModelConfig, TrainConfig
+from macejax.config.predicts import PREDICTS
 from macejax.data.graph import Graph, build_graphs
+from macejax.data.inputs import require_whole_charges
 from macejax.data.labels import Keys
 from macejax.data.order import order
 from macejax.data.read import read
@@ -57,14 +59,17 @@ def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
     subsets["train"] = _weighted(subsets["train"], config.data.config_type_weights)
     elements = _elements(config, subsets)
     of_heads = [_of_head(subsets["train"], head, heads) for head in heads]
+    if "dipole" in PREDICTS[config.model.model]:
+        for structures in subsets.values():
+            require_whole_charges(structures)
     tables = [
-        _e0s(config.data, head, elements, _of_head(isolated, head, heads), structures)
-        for head, structures in zip(heads, of_heads, strict=True)
+        _e0s(config, head, elements, _of_head(isolated, head, heads), structures) for head, structures in zip(heads, of_heads, strict=True)
     ]
     e0s = [e0_list(table, elements) for table in tables]
     options = {"heads": heads, "embeddings": config.model.joint_embedding}
     graphs = {name: build_graphs(structures, elements, config.model.cutoff, e0s, **options) for name, structures in subsets.items()}
-    pairs = [scale_shift(structures, elements, table, config.model.scaling) for structures, table in zip(of_heads, tables, strict=True)]
+    scaling = "no_scaling" if "dipole" in PREDICTS[config.model.model] else config.model.scaling
+    pairs = [scale_shift(structures, elements, table, scaling) for structures, table in zip(of_heads, tables, strict=True)]
     model = config.model.resolve(
         heads=heads,
         elements=elements,
@@ -168,17 +173,21 @@ def _elements(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]]) -
 
 
 def _e0s(
-    config: DataConfig, head: str, elements: tuple[int, ...], isolated: Sequence[Structure], train: Sequence[Structure]
+    config: TrainConfig, head: str, elements: tuple[int, ...], isolated: Sequence[Structure], train: Sequence[Structure]
 ) -> dict[int, float]:
-    """Atomic number -> energy of the isolated atom (eV) of a head, from its structures."""
-    source = config.e0s_of(head)
+    """Atomic number -> energy of the isolated atom (eV) of a head, from its structures; 0 for a model without energies."""
+    source = config.data.e0s_of(head)
+    if "energy" not in PREDICTS[config.model.model]:
+        if source != "isolated":
+            raise ConfigError(f"data.e0s has no effect on {config.model.model}, which predicts no energies: leave it out.")
+        return dict.fromkeys(elements, 0.0)
     if source == "average":
         return e0s_average(train, elements)
     if source != "isolated":
         return e0s_from_table(cast(Mapping[str, float], source))
     if not isolated:
         raise DataError(
-            f"{', '.join(config.train)}: no frame has config_type={ISOLATED}, so the energies of the isolated atoms are unknown; "
+            f"{', '.join(config.data.train)}: no frame has config_type={ISOLATED}, so the energies of the isolated atoms are unknown; "
             "set data.e0s to average, or to a table such as {H: -13.6}."
         )
     return e0s_from_isolated(isolated)
@@ -190,6 +199,8 @@ def _fingerprint(model: ModelConfig, graphs: Mapping[str, Sequence[Graph]]) -> s
     for name in ("train", "valid"):
         for graph in graphs[name]:
             for part in (graph.positions, graph.species, graph.cell, graph.energy, graph.forces, graph.stress, graph.weight):
+                digest.update(np.asarray(np.nan if part is None else part).tobytes())
+            for part in (graph.dipole, graph.polarizability, graph.charges, graph.total_charge) if model.has_moments else ():
                 digest.update(np.asarray(np.nan if part is None else part).tobytes())
         digest.update(name.encode())
     return digest.hexdigest()

@@ -19,11 +19,23 @@ MOST_POINTS = 20000
 COLORS = {"train": "#9aa5b1", "valid": "#e08a1e", "test": "#1f6feb"}
 
 
-class Parity(NamedTuple):
-    """Labels and predictions of one subset, flat, those without a label left out."""
+NOTHING = np.zeros((0, 2))
+NOTHING.setflags(write=False)  # shared by all
+PLOTS = {
+    "energy": ("Energy per atom, without isolated atoms", " (eV/atom)"),
+    "forces": ("Force components", " (eV/Å)"),
+    "dipole": ("Dipole components", ""),
+    "polarizability": ("Polarizability components", ""),
+}
 
-    energy: np.ndarray  # [structures, 2] interaction energy per atom (eV): label, prediction
-    forces: np.ndarray  # [components, 2] eV/Angstrom
+
+class Parity(NamedTuple):
+    """Labels and predictions of one subset, flat, those without a label left out. Each is [values, 2]: label, prediction."""
+
+    energy: np.ndarray  # interaction energy per atom, eV
+    forces: np.ndarray  # components, eV/Angstrom
+    dipole: np.ndarray = NOTHING  # components
+    polarizability: np.ndarray = NOTHING  # components
 
 
 class Content(NamedTuple):
@@ -86,6 +98,8 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
     draw(axes[1], "forces_mae", "F, meV/Å", COLORS["test"], 1000)
     draw(axes[1], "energy_per_atom_mae", "E, meV/atom", COLORS["valid"], 1000)
     draw(axes[1], "stress_mae", "stress, meV/Å³", "#2b8a3e", 1000)
+    draw(axes[1], "dipole_per_atom_mae", "dipole, 10⁻³/atom", "#7048a8", 1000)
+    draw(axes[1], "polarizability_per_atom_mae", "polarizability, 10⁻³/atom", "#c2255c", 1000)
     draw(axes[2], "learning_rate", "learning rate", "#7048a8")
     for axis, title in zip(axes, ("Loss", "Validation MAE", "Learning rate"), strict=True):
         axis.set(title=title, xlabel="epoch")
@@ -99,19 +113,22 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def parity_plots(parity: Mapping[str, Parity]) -> Any:
-    """matplotlib Figure: predicted against labelled energies and forces of every subset, with the diagonal."""
-    figure, axes = subplots(1, 2)
+    """matplotlib Figure: what is predicted against its labels, for every subset, with the diagonal; energies and forces where there is
+    no label at all.
+    """
+    shown = [field for field in PLOTS if any(len(getattr(pairs, field)) for pairs in parity.values())] or ["energy", "forces"]
+    figure, axes = subplots(1, len(shown))
     random = np.random.default_rng(0)
-    for axis, field, unit in ((axes[0], "energy", "eV/atom"), (axes[1], "forces", "eV/Å")):
+    for axis, field in zip(np.ravel(axes), shown, strict=True):
         for subset, pairs in parity.items():
             points = getattr(pairs, field)
             if len(points) > MOST_POINTS:
                 points = points[random.choice(len(points), MOST_POINTS, replace=False)]
             if len(points):
-                size = 5 if field == "forces" else 14
+                size = 14 if field == "energy" else 5
                 axis.scatter(points[:, 0], points[:, 1], s=size, alpha=0.55, lw=0, color=COLORS.get(subset), label=subset, rasterized=True)
-        name = "Energy per atom, without isolated atoms" if field == "energy" else "Force components"
-        axis.set(title=name, xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
+        name, unit = PLOTS[field]
+        axis.set(title=name, xlabel=f"label{unit}", ylabel=f"prediction{unit}")
         axis.locator_params(nbins=6)
         if axis.collections:
             low, high = min(axis.get_xlim()[0], axis.get_ylim()[0]), max(axis.get_xlim()[1], axis.get_ylim()[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import optax
 
 from macejax.checkpoint.training import remove_leftovers
 from macejax.config import ConfigError, LossConfig, TrainConfig
+from macejax.config.predicts import PREDICTS
 from macejax.data.loader import Loader, Step
 from macejax.data.pack import pack_all
 from macejax.model.mace import build, init_model
@@ -65,9 +66,19 @@ def check(config: TrainConfig) -> None:
         build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
         schedule_factor(config.optimizer.schedule, 1, config.run.epochs)
         for loss in _losses(config):
-            loss_terms(loss)
+            _require_predicted(config.model.model, loss.kind, loss_terms(loss).weights)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _require_predicted(model: str, kind: str, terms: Iterable[str]) -> None:
+    """Refuse a loss of what the model does not predict."""
+    if missing := [term for term in terms if term not in PREDICTS[model]]:
+        fitting = {"AtomicDipolesMACE": "dipole", "EnergyDipolesMACE": "energy_forces_dipole", "AtomicDielectricMACE": "dipole_polar"}
+        raise ConfigError(
+            f"the loss {kind} has a term for {missing[0]}, which {model} does not predict: choose loss.kind "
+            f"{fitting.get(model, 'weighted')}."
+        )
 
 
 def set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None]) -> tuple[Run, TrainState]:
@@ -134,10 +145,8 @@ def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, d
         f"{packing['shapes_used']} shape(s) to compile"
     )
     model = prepared.model
-    log.say(
-        f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours, "
-        f"scale {_listed(model.scales)}, shift {_listed(model.shifts)} eV"
-    )
+    constants = "" if model.has_moments else f", scale {_listed(model.scales)}, shift {_listed(model.shifts)} eV"
+    log.say(f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours{constants}")
 
 
 @contextmanager

@@ -16,6 +16,8 @@ COLUMNS = {
     "forces": ("F", "meV/Å"),
     "stress": ("stress", "meV/Å³"),
     "virials_per_atom": ("virial", "meV/atom"),
+    "dipole_per_atom": ("dipole", "10⁻³/atom"),  # in the units of the labels
+    "polarizability_per_atom": ("polarizability", "10⁻³/atom"),
 }
 
 
@@ -27,7 +29,7 @@ class Table(NamedTuple):
 
 
 def error_table(summaries: Mapping[str, Summary], counts: Mapping[str, Mapping[str, int]]) -> Table:
-    """MAE and RMSE of energy per atom, forces, stress and virials, a row per subset and config_type.
+    """MAE and RMSE of energy per atom, forces, stress, virials, dipole and polarizability, a row per subset and config_type.
 
     Args:
       summaries: subset (train, valid, test) -> group -> property -> errors.
@@ -36,7 +38,7 @@ def error_table(summaries: Mapping[str, Summary], counts: Mapping[str, Mapping[s
     A property without labels in any subset has no column. Where there is one config_type only, its row would repeat that of all, and is
     left out.
     """
-    shown = [name for name in COLUMNS if any(groups[ALL][name].count for groups in summaries.values())]
+    shown = [name for name in COLUMNS if any(name in g[ALL] and g[ALL][name].count for g in summaries.values())]
     head = ["set", "structures"]
     for name in shown:
         symbol, unit = COLUMNS[name]

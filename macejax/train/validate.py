@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 from macejax.data.graph import Graph
 from macejax.data.loader import Step
 from macejax.data.structure import Structure
+from macejax.potential import Prediction
 from macejax.train.loss import Loss
 from macejax.train.metrics import ALL, Errors, gather_sums, mean_loss, summarize
 from macejax.train.parallel import Evaluation
@@ -21,12 +24,14 @@ IN_FLIGHT = 4  # steps that are dispatched before the first of them is waited fo
 
 
 class Predicted(NamedTuple):
-    """Prediction for one structure, atoms in their own order; float64."""
+    """Prediction for one structure, atoms in their own order; float64. What the model does not predict is NaN or None."""
 
-    energy: float  # eV, interaction energy: without E0s
-    node_energy: np.ndarray  # [N] eV, without E0s
-    forces: np.ndarray  # [N, 3] eV/Angstrom
-    stress: np.ndarray  # [3, 3] eV/Angstrom^3, NaN where the cell is singular
+    energy: float = math.nan  # eV, interaction energy: without E0s
+    node_energy: np.ndarray | None = None  # [N] eV, without E0s
+    forces: np.ndarray | None = None  # [N, 3] eV/Angstrom
+    stress: np.ndarray | None = None  # [3, 3] eV/Angstrom^3, NaN where the cell is singular
+    dipole: np.ndarray | None = None  # [3]
+    polarizability: np.ndarray | None = None  # [3, 3]
 
 
 class Validation(NamedTuple):
@@ -76,16 +81,14 @@ def validate(
 
 def parity(predicted: Sequence[Predicted], graphs: Sequence[Graph]) -> Parity:
     """Labels beside predictions, those without a label left out."""
-    energies = [
-        (graph.energy / len(graph.species), entry.energy / len(graph.species)) for graph, entry in zip(graphs, predicted, strict=True)
-    ]
-    forces = [
-        np.stack([graph.forces.ravel(), entry.forces.ravel()], axis=1)
-        for graph, entry in zip(graphs, predicted, strict=True)
-        if graph.forces is not None
-    ]
-    pairs = (np.reshape(energies, (-1, 2)), np.concatenate([np.zeros((0, 2)), *forces]))
-    return Parity(*(values[np.isfinite(values).all(axis=1)] for values in pairs))
+    pairs = list(zip(graphs, predicted, strict=True))
+    energies = [(graph.energy / len(graph.species), entry.energy / len(graph.species)) for graph, entry in pairs]
+    columns = [np.reshape(energies, (-1, 2))]
+    for name in Parity._fields[1:]:
+        labelled = [(getattr(graph, name), getattr(entry, name)) for graph, entry in pairs]
+        known = [np.stack([label.ravel(), value.ravel()], axis=1) for label, value in labelled if label is not None and value is not None]
+        columns.append(np.concatenate([np.zeros((0, 2)), *known]))
+    return Parity(*(values[np.isfinite(values).all(axis=1)] for values in columns))
 
 
 def groups_of(structures: Sequence[Structure]) -> list[str]:
@@ -105,5 +108,17 @@ def _predictions(step: Step, result: Evaluation) -> Iterator[tuple[int, Predicte
     for device, row in np.argwhere(result.index >= 0):
         start = int(np.sum(step.batch.n_node[device, :row]))
         atoms = slice(start, start + int(step.batch.n_node[device, row]))
-        energy, node_energy, forces, _, stress = (np.asarray(values[device], np.float64) for values in result.prediction)
-        yield int(result.index[device, row]), Predicted(float(energy[row]), node_energy[atoms], forces[atoms], stress[row])
+        prediction = jax.tree.map(itemgetter(int(device)), result.prediction)
+        yield int(result.index[device, row]), _of_structure(prediction, int(row), atoms)
+
+
+def _of_structure(prediction: Prediction, row: int, atoms: slice) -> Predicted:
+    """Prediction for the structure `row` of a batch, which has those atoms."""
+    found = Predicted()
+    if prediction.energy is not None:
+        energy, node_energy, forces, _, stress = (np.asarray(values, np.float64) for values in prediction[:5])
+        found = Predicted(float(energy[row]), node_energy[atoms], forces[atoms], stress[row])
+    if (moments := prediction.moments) is not None:
+        tensor = None if moments.polarizability is None else np.asarray(moments.polarizability[row], np.float64)
+        found = found._replace(dipole=np.asarray(moments.dipole[row], np.float64), polarizability=tensor)
+    return found

@@ -32,6 +32,8 @@ def check_contract(rows: jraph.GraphsTuple, graphs: list[Graph], capacity: Capac
         "mask": ((num_nodes,), bool),
         "forces": ((num_nodes, 3), dtype),
         "forces_mask": ((num_nodes, 3), bool),
+        "charges": ((num_nodes,), dtype),
+        "image": ((num_nodes, 3), np.int32),
         **({"positions_low": ((num_nodes, 3), dtype)} if dtype == np.float32 else {}),
     }
     assert {key: (array.shape, array.dtype.type) for key, array in nodes.items()} == {
@@ -200,3 +202,26 @@ def test_batching_is_quick() -> None:
         batch(graphs, capacity)
         times.append(time.perf_counter() - start)
     assert min(times) < BATCH_TIME
+
+
+def test_positions_of_the_input_and_what_dipoles_need() -> None:
+    """`image` and `origin` take wrapping and centring back; labels and charges are where the contract says, with masks."""
+    crystal, water = zoo.labelled("triclinic22"), zoo.labelled("fragments")
+    far = crystal.positions + np.array([5, -3, 2])[None] @ crystal.cell
+    alpha = np.array([[2.0, 0.1, 0.0], [0.1, 3.0, 0.2], [0.0, 0.2, 4.0]])
+    labelled = water._replace(dipole=np.array([0.1, 0.2, 0.3]), polarizability=alpha, charges=np.linspace(-1, 1, 6), total_charge=1.0)
+    structures = [crystal._replace(positions=far), labelled._replace(weights={"dipole": 2.0})]
+    graphs = [build_graph(structure, zoo.ELEMENTS, zoo.CUTOFF) for structure in structures]
+    rows = batch(graphs, capacity_for(graphs), np.float64)
+    nodes, fields = rows.nodes, rows.globals
+    cell, origin = (fields[name][nodes["graph"]] for name in ("cell", "origin"))
+    back = nodes["positions"] - np.einsum("na,nab->nb", nodes["image"], cell) + origin
+    np.testing.assert_allclose(back[nodes["mask"]], np.concatenate([s.positions for s in structures]), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(fields["dipole_mask"], [False, True, False])
+    np.testing.assert_array_equal(fields["polarizability_mask"], [False, True, False])
+    np.testing.assert_array_equal(fields["dipole"][1], labelled.dipole)
+    np.testing.assert_array_equal(fields["polarizability"][1], alpha)
+    np.testing.assert_array_equal(fields["dipole_weight"], [1, 2, 0])
+    np.testing.assert_array_equal(fields["total_charge"], [0, 1, 0])
+    np.testing.assert_array_equal(nodes["charges"][nodes["graph"] == 1], labelled.charges)
+    assert not nodes["charges"][nodes["graph"] != 1].any()

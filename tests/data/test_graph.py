@@ -71,7 +71,7 @@ def test_stress_gives_virials_and_virials_stress() -> None:
     size = abs(np.linalg.det(structure.cell))
     graph = build_graph(structure, zoo.ELEMENTS, zoo.CUTOFF)
     np.testing.assert_allclose(graph.virials, -size * structure.stress)
-    assert graph.weights == {"energy": 1.0, "forces": 1.0, "stress": 0.25, "virials": 0.25}
+    assert graph.weights == {"energy": 1.0, "forces": 1.0, "stress": 0.25, "virials": 0.25, "dipole": 1.0, "polarizability": 1.0}
     back = build_graph(structure._replace(stress=None, virials=graph.virials, weights={"virials": 0.5}), zoo.ELEMENTS, zoo.CUTOFF)
     np.testing.assert_allclose(back.stress, structure.stress)
     assert back.weights["stress"] == 0.5

@@ -54,6 +54,26 @@ from tests.migrate.commands import MINIMAL, candidates, default, loaded, migrate
         ('--config_type_weights \'{"Default": 1.0, "bulk": 3}\'', {"data.config_type_weights": {"bulk": 3.0}}),
         ("--freeze 0 --lora_rank 3 --les_arguments x.yaml", {}),
         ("--work_dir there", {"run.directory": "there"}),
+        (
+            "--model AtomicDielectricMACE --loss dipole_polar --polarizability_weight 3 --energy_weight 2 --E0s average "
+            "--MLP_irreps '8x0e+4x1o+4x2e' --interaction_first RealAgnosticResidualInteractionBlock",
+            {
+                "model.model": "AtomicDielectricMACE",
+                "model.interaction_first": "RealAgnostic",
+                "loss.kind": "dipole_polar",
+                "loss.polarizability_weight": 3.0,
+                "model.readout_irreps": "8x0e + 4x1o + 4x2e",
+            },
+        ),
+        (
+            "--model AtomicDipolesMACE --loss dipole --MLP_irreps 16x1o --dipole_key mu",
+            {
+                "model.model": "AtomicDipolesMACE",
+                "loss.kind": "dipole",
+                "model.readout_irreps": "16x1o",
+                "data.keys.dipole": "mu",
+            },
+        ),
         ("--lr_fac 0.3", {"optimizer.schedule.factor": 0.3}),  # argparse takes beginnings
     ],
 )
@@ -70,8 +90,6 @@ def test_options(command, options, tmp_path):
     [
         "--model PolarMACE",
         "--model MACELES",
-        "--model EnergyDipolesMACE",
-        "--loss dipole",
         "--hidden_irreps '8x0e + 4x1o'",
         "--hidden_irreps '8x0e + 8x4e'",
         "--max_L 4",

@@ -8,6 +8,7 @@ from typing import Any
 
 from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Rule, Set
 from macejax.config.migrate.literals import energies, integers, literal, read_json
+from macejax.config.predicts import NOT_OF_MOMENTS
 
 # Those of macejax.model.INTERACTIONS; a test compares them.
 BLOCKS = (
@@ -19,16 +20,23 @@ BLOCKS = (
     "RealAgnosticResidualNonLinear",
 )
 SUFFIX = "InteractionBlock"
-FIRST_OF_MODEL = {"MACE": "RealAgnostic", "ScaleShiftMACE": "RealAgnosticResidual"}
-FIRST_BLOCKS_OF_MACE = ("RealAgnostic", "RealAgnosticDensity")  # --model MACE replaces every other by the first of them
+DIPOLES = ("AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE")
+OF_READOUTS = {  # irreps of --MLP_irreps, in this order; of AtomicDipolesMACE one of them
+    "AtomicDipolesMACE": (("0e",), ("1o",)),
+    "EnergyDipolesMACE": (("0e", "1o"),),
+    "AtomicDielectricMACE": (("0e", "1o", "2e"),),
+}
+# Options that mace_run_train ignores for these models, and macejax refuses.
+IGNORED = {kind: {f"model.{name}" for name in (*NOT_OF_MOMENTS, "scaling")} for kind in DIPOLES}
+IGNORED["EnergyDipolesMACE"].add("model.radial_basis")
+# What these models replace every other first block by: the first of them.
+FIRST_BLOCKS = {"MACE": ("RealAgnostic", "RealAgnosticDensity"), **dict.fromkeys(DIPOLES, ("RealAgnostic",))}
+FIRST_OF_MODEL = {"ScaleShiftMACE": "RealAgnosticResidual", **dict.fromkeys(FIRST_BLOCKS, "RealAgnostic")}
 OTHER_MODELS = {
     "BOTNet": "it is retired, in mace_run_train too",
     "ScaleShiftBOTNet": "it is retired, in mace_run_train too",
     "PolarMACE": "there are no charges and fields",
     "MACELES": "there is no latent Ewald summation",
-    "AtomicDipolesMACE": "models of macejax predict energies, forces and stresses, no dipoles",
-    "AtomicDielectricMACE": "models of macejax predict energies, forces and stresses, no polarizabilities",
-    "EnergyDipolesMACE": "models of macejax predict energies, forces and stresses, no dipoles",
 }
 
 
@@ -48,12 +56,13 @@ def interaction(name: str, arguments: Arguments) -> Iterator[Outcome]:
 
 
 def interaction_first(name: str, arguments: Arguments) -> Iterator[Outcome]:
-    """--interaction_first, of which --model MACE only takes two."""
+    """--interaction_first, of which --model MACE only takes two, and the models of dipoles one."""
     block = arguments.values[name].removesuffix(SUFFIX)
-    default = FIRST_OF_MODEL.get(arguments.values["model"], block)
-    if arguments.values["model"] == "MACE" and block not in FIRST_BLOCKS_OF_MACE:
+    kind = arguments.values["model"]
+    default = FIRST_OF_MODEL.get(kind, block)
+    if kind in FIRST_BLOCKS and block not in FIRST_BLOCKS[kind]:
         if name in arguments.given:
-            yield Note("mace_run_train replaces it by RealAgnosticInteractionBlock, for --model is MACE; so does this configuration.")
+            yield Note(f"mace_run_train replaces it by RealAgnosticInteractionBlock, for --model is {kind}; so does this configuration.")
         block = default
     if refusal := _no_such_block(block):
         yield refusal
@@ -72,6 +81,10 @@ def hidden_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
         return
     if _size_wins(arguments):
         yield Note("mace_run_train uses --num_channels and --max_L where all three are given; so does this configuration.")
+        return
+    natural = [term[1:] for term in _terms(irreps)] == [f"{degree}{'eo'[degree % 2]}" for degree in range(len(_terms(irreps)))]
+    if arguments.values["model"] in DIPOLES and not (natural and len(_terms(irreps)) > 1):
+        yield Refusal(f"{irreps!r}: macejax makes dipoles of 0e, 1o, 2e, ..., at least up to 1o.")
         return
     yield _unfit(irreps, arguments.values["max_ell"]) or Set("model.hidden_irreps", irreps)
 
@@ -132,6 +145,8 @@ def max_L(name: str, arguments: Arguments) -> Iterator[Outcome]:
     if arguments.values["hidden_irreps"] is not None and not _size_wins(arguments):
         if name in arguments.given:
             yield Note("without effect, as in mace_run_train: --hidden_irreps says it.")
+    elif value == 0 and arguments.values["model"] in DIPOLES:
+        yield Refusal("dipoles are made of vectors: macejax takes no max_L of 0 for them.")
     elif (1 if value is None else value) > top:
         yield Refusal(f"macejax takes no max_L (here {1 if value is None else value}) beyond the degree {top} of --max_ell.")
     else:
@@ -151,7 +166,16 @@ def correlation(name: str, arguments: Arguments) -> Iterator[Outcome]:
 def readout_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--MLP_irreps."""
     value = arguments.values[name]
-    if re.fullmatch(r"\s*\d+\s*x\s*0e\s*", value):
+    if irreps := OF_READOUTS.get(arguments.values["model"]):
+        parts = re.findall(r"\d+\s*x\s*(\d[eo])", value)
+        plain = " + ".join(part.replace(" ", "") for part in value.split("+"))
+        fits = (
+            bool(parts)
+            and re.fullmatch(r"(\d+x\d[eo]( \+ |$))+", plain)
+            and any(parts == [i for i in set_ if i in parts] for set_ in irreps)
+        )
+        yield Set("model.readout_irreps", plain) if fits else Refusal(f"{value!r}: macejax does not take this for a model of dipoles.")
+    elif re.fullmatch(r"\s*\d+\s*x\s*0e\s*", value):
         yield Set("model.readout_irreps", value.replace(" ", ""))
     else:
         yield Refusal(f"{value!r}: macejax takes scalars in the last readout, such as 16x0e.")
@@ -194,6 +218,10 @@ def mean(name: str, arguments: Arguments) -> Iterator[Outcome]:
 def e0s(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--E0s."""
     value = arguments.values[name]
+    if arguments.values["model"] in ("AtomicDipolesMACE", "AtomicDielectricMACE"):
+        if name in arguments.given:
+            yield Note(f"without effect, as in mace_run_train: {arguments.values['model']} predicts no energies.")
+        return
     if value is None or str(value).lower() in ("isolated", "isolatedatom", "isolatedatoms"):
         yield Set("data.e0s", "isolated")
         return

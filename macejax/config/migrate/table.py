@@ -34,7 +34,7 @@ ERROR_TABLES = (
 LOGGED = ("num_channels max_L correlation lr swa_lr weight_decay batch_size max_num_epochs start_swa energy_weight forces_weight").split()
 FOLDERS = note("all files of a run lie in <run.directory>/<run.name>.")
 POLAR = note("without effect, as in mace_run_train: only PolarMACE, which macejax lacks, reads it.")
-DIPOLES = note("without effect: macejax has no models of dipoles and polarizabilities.")
+DIPOLES = note("without effect, as in mace_run_train, where --model says it.")
 CHECKPOINTS = note("macejax keeps the best checkpoint and the last run.keep of them.")
 LOADER = note("macejax prepares its batches by itself.")
 PLOTS = note("macejax always writes report.html, with the learning curves, at the end of a run.")
@@ -77,7 +77,7 @@ FLAGS: dict[str, Flag] = {
     "plot_interaction_e": Flag(False, BOOLEAN, PLOTS),
     "error_table": Flag("PerAtomRMSE", choice(*ERROR_TABLES), note("the table of macejax always has MAE and RMSE of all labels.")),
     # The model
-    "model": Flag("MACE", choice("MACE", "ScaleShiftMACE", *model.OTHER_MODELS), model.model),
+    "model": Flag("MACE", choice("MACE", "ScaleShiftMACE", *model.DIPOLES, *model.OTHER_MODELS), model.model),
     "r_max": Flag(5.0, NUMBER, to("model.cutoff")),
     "radial_type": Flag(
         "bessel",
@@ -189,7 +189,7 @@ FLAGS: dict[str, Flag] = {
     "virials_key": Flag("REF_virials", TEXT, training.key("virials")),
     "stress_key": Flag("REF_stress", TEXT, training.key("stress")),
     "dipole_key": Flag("dipole", TEXT, training.key("dipole")),
-    "polarizability_key": Flag("polarizability", TEXT, NO_LABEL),
+    "polarizability_key": Flag("polarizability", TEXT, training.key("polarizability")),
     "head_key": Flag("head", TEXT, training.key("head")),
     "charges_key": Flag("REF_charges", TEXT, training.key("charges")),
     "elec_temp_key": Flag("elec_temp", TEXT, training.elec_temp_key),
@@ -200,7 +200,19 @@ FLAGS: dict[str, Flag] = {
     # The loss
     "loss": Flag(
         "weighted",
-        choice("ef", "weighted", "forces_only", "virials", "stress", "huber", "universal", "l1l2energyforces", *training.NO_LOSSES),
+        choice(
+            "ef",
+            "weighted",
+            "forces_only",
+            "virials",
+            "stress",
+            "huber",
+            "universal",
+            "l1l2energyforces",
+            "dipole",
+            "dipole_polar",
+            "energy_forces_dipole",
+        ),
         training.loss,
     ),
     "forces_weight": Flag(100.0, NUMBER, training.weight("forces")),
@@ -211,10 +223,10 @@ FLAGS: dict[str, Flag] = {
     "swa_virials_weight": Flag(10.0, NUMBER, training.weight("virials", second=True), ("stage_two_virials_weight",)),
     "stress_weight": Flag(1.0, NUMBER, training.weight("stress")),
     "swa_stress_weight": Flag(10.0, NUMBER, training.weight("stress", second=True), ("stage_two_stress_weight",)),
-    "dipole_weight": Flag(1.0, NUMBER, DIPOLES),
-    "swa_dipole_weight": Flag(1.0, NUMBER, DIPOLES, ("stage_two_dipole_weight",)),
-    "swa_polarizability_weight": Flag(1.0, NUMBER, DIPOLES, ("stage_two_polarizability_weight",)),
-    "polarizability_weight": Flag(1.0, NUMBER, DIPOLES),
+    "dipole_weight": Flag(1.0, NUMBER, training.weight("dipole")),
+    "swa_dipole_weight": Flag(1.0, NUMBER, training.weight("dipole", second=True), ("stage_two_dipole_weight",)),
+    "swa_polarizability_weight": Flag(1.0, NUMBER, training.weight("polarizability", second=True), ("stage_two_polarizability_weight",)),
+    "polarizability_weight": Flag(1.0, NUMBER, training.weight("polarizability")),
     "config_type_weights": Flag('{"Default":1.0}', TEXT, training.config_type_weights),
     "huber_delta": Flag(0.01, NUMBER, to("loss.huber_delta")),
     # The optimizer

@@ -12,13 +12,15 @@ from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Rule
 from macejax.config.migrate.literals import weights
 
 LOSSES = {"l1l2energyforces": "l1l2"}  # the others have the same name
-NO_LOSSES = ("dipole", "dipole_polar", "energy_forces_dipole")
 TERMS = {
     "forces_only": ("forces",),
     "stress": ("energy", "forces", "stress"),
     "virials": ("energy", "forces", "virials"),
     "huber": ("energy", "forces", "stress"),
     "universal": ("energy", "forces", "stress"),
+    "dipole": ("dipole",),
+    "dipole_polar": ("dipole", "polarizability"),
+    "energy_forces_dipole": ("energy", "forces", "dipole"),
 }  # the others have energy and forces
 LOSS_NOTES = {
     "huber": "mace_run_train's huber ignores the weights of structures and pulls predictions without a label to zero; "
@@ -96,16 +98,13 @@ def key(label: str) -> Rule:
 def loss(flag: str, arguments: Arguments) -> Iterator[Outcome]:
     """--loss."""
     kind = arguments.values[flag]
-    if kind in NO_LOSSES:
-        yield Refusal(f"macejax has no loss {kind!r}: it trains on energies, forces and stresses or virials.")
-        return
     yield Set("loss.kind", LOSSES.get(kind, kind))
     if flag not in arguments.given:
         return
     if kind in LOSS_NOTES:
         yield Note(LOSS_NOTES[kind])
     extra = _terms(kind)[-1]
-    if extra in ("stress", "virials"):
+    if extra in ("stress", "virials", "dipole", "polarizability"):
         yield Note(f"macejax stops where no training structure has {extra}: then set loss.{extra}_weight (and stage_two's) to 0.")
     yield Note("means run over the labels that are there; mace_run_train's run over the missing ones too, which weakens the term.")
 
@@ -247,8 +246,8 @@ def stage_two(flag: str, arguments: Arguments) -> Iterator[Outcome]:
             f"mace_run_train changes to the loss weighted in the second stage of {kind}; macejax goes on with {kind}: see whether "
             f"the weights of stage_two suit it."
         )
-    if kind == "forces_only":
-        yield Note("mace_run_train refuses a second stage of forces_only; macejax only lowers the learning rate in it.")
+    if kind in ("forces_only", "dipole"):
+        yield Note(f"mace_run_train refuses a second stage of {kind}; macejax only lowers the learning rate in it.")
 
 
 def start_of_stage_two(flag: str, arguments: Arguments) -> Iterator[Outcome]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from macejax.config.migrate.flags import Arguments, Note, Outcome, Set
+from macejax.config.migrate.model_rules import IGNORED
 from macejax.config.migrate.table import FLAGS
 from macejax.config.run import TrainConfig
 from macejax.config.section import ConfigError
@@ -40,7 +41,10 @@ def migrate(arguments: Arguments) -> Migration:
     notes: dict[str, list[str]] = {}  # text -> flags
     refused: dict[str, list[str]] = {}
     for name, outcome in _outcomes(arguments):
-        if isinstance(outcome, Set):
+        if isinstance(outcome, Set) and outcome.option in IGNORED.get(arguments.values["model"], ()):
+            if outcome.value != _default(outcome.option):
+                notes.setdefault(f"without effect, as in mace_run_train, on {arguments.values['model']}.", []).append(_spellings(name))
+        elif isinstance(outcome, Set):
             if name in arguments.given or outcome.value != _default(outcome.option):
                 options[outcome.option] = outcome.value
                 flags[outcome.option] = name
