@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from macejax.data.inputs import head_index, read_inputs, require_whole_charges
+from macejax.data.inputs import Embedding, head_index, read_inputs, require_whole_charges
 from macejax.data.neighbors import symmetric_neighbors, wrap
 from macejax.data.species import species_index
 from macejax.data.structure import LABELS, Structure, check, volume
-
-if TYPE_CHECKING:
-    from macejax.config import EmbeddingConfig, ModelConfig  # imports this package
 
 
 class Graph(NamedTuple):
@@ -57,7 +54,7 @@ def build_graph(
     index: int = -1,
     *,
     heads: Sequence[str] = ("Default",),
-    embeddings: Sequence[EmbeddingConfig] = (),
+    embeddings: Sequence[Embedding] = (),
 ) -> Graph:
     """The graph of one structure.
 
@@ -96,8 +93,8 @@ def build_graphs(
     return [build_graph(structure, elements, cutoff, e0s, index, **options) for index, structure in enumerate(structures)]
 
 
-def model_graphs(structures: Sequence[Structure], config: ModelConfig) -> list[Graph]:
-    """Graphs of a data set as a model takes them: `build_graphs` with everything that its configuration says."""
+def model_graphs(structures: Sequence[Structure], config: Any) -> list[Graph]:
+    """Graphs of a data set as a model takes them: `build_graphs` with everything that its ModelConfig says."""
     if config.has_moments:
         require_whole_charges(structures)
     return build_graphs(structures, config.elements, config.cutoff, config.e0_table, heads=config.heads, embeddings=config.joint_embedding)

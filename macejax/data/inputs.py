@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from macejax.data.structure import DataError, Structure
 
-if TYPE_CHECKING:
-    from macejax.config import EmbeddingConfig  # imports this package
-
 # What a structure has by itself; other names are looked up in `Structure.inputs`.
 OWN = ("total_charge", "total_spin", "charges")
 
 
-def read_inputs(structure: Structure, embeddings: Sequence[EmbeddingConfig]) -> dict[str, np.ndarray]:
+class Embedding(Protocol):
+    """What must be known of an input here: `EmbeddingConfig` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def type(self) -> str:
+        """categorical or continuous."""
+
+    @property
+    def per(self) -> str:
+        """graph or atom."""
+
+    @property
+    def num_classes(self) -> int | None: ...
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def in_dim(self) -> int: ...
+
+
+def read_inputs(structure: Structure, embeddings: Sequence[Embedding]) -> dict[str, np.ndarray]:
     """The inputs that a model embeds, float64: [] for the structure, [N] or [N, values] for atoms.
 
     Raises:
@@ -51,7 +72,7 @@ def require_whole_charges(structures: Sequence[Structure]) -> None:
             raise DataError(f"{where}: some atoms have no charge (NaN), so that its dipole is unknown: give all charges or none.")
 
 
-def _read(structure: Structure, spec: EmbeddingConfig) -> np.ndarray:
+def _read(structure: Structure, spec: Embedding) -> np.ndarray:
     where, name = structure.source or "structure", spec.name
     value = getattr(structure, name) if name in OWN else structure.inputs.get(name)
     if value is None:
