@@ -11,6 +11,10 @@ from macejax.config.predicts import PREDICTS, ModelName, check_moments
 from macejax.config.section import Section
 from macejax.data.species import NUMBERS
 
+# Blocks whose radial network reads more than radial functions, or has biases. In mace_run_train their energies jump at the cutoff, unless
+# the weights are cut off.
+UNCUT = ("RealAgnosticAttResidual", "RealAgnosticResidualNonLinear")
+
 
 class ModelConfig(Section):
     """Everything that, beside its parameters, defines a MACE. Defaults are those of mace_run_train."""
@@ -228,6 +232,12 @@ class ModelSection(Section):
     def _one_way_to_say_the_irreps(self) -> ModelSection:
         if self.hidden_irreps is not None and (self.num_channels is not None or self.max_L is not None):
             raise ValueError("give either hidden_irreps, or num_channels and max_L, not both.")
+        for block in (self.interaction_first, self.interaction):
+            if self.apply_cutoff and block in UNCUT:
+                raise ValueError(
+                    f"{block} has radial weights that do not vanish with the radial functions, so that energies would jump at the cutoff: "
+                    f"set apply_cutoff to false."
+                )
         # an architecture that is wrong is told here
         self.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0)
         return self

@@ -20,14 +20,14 @@ def make_edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig
     """Radial functions and harmonics of edge vectors [N, M, 3] (Angstrom)."""
     mask = rows(graph.edges["mask"], graph)
     # Beyond the cutoff, where radial functions vanish with their derivatives; the harmonics are masked too, for blocks whose radial part
-    # does not.
+    # does not: on padding, and on edges that only a list with a skin has.
     harmless = jnp.asarray([0.0, 0.0, 2 * config.cutoff], vectors.dtype)
     vectors = jnp.where(mask[..., None], -vectors, harmless)  # MACE's vectors point from sender to receiver
     lengths = safe_norm(vectors)
     distances = lengths
     if config.distance_transform != "none":
         distances = TRANSFORMS[config.distance_transform](lengths, sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype)))
-    harmonics = jnp.where(mask[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
+    harmonics = jnp.where((mask & (lengths < config.cutoff))[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
     cutoff = polynomial_cutoff(lengths, config.cutoff, config.cutoff_power)[..., None]
     radial = BASES[config.radial_basis](distances, config.num_bessel, config.cutoff)
     if config.apply_cutoff:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from macejax.config import ModelConfig
+from macejax.config import ModelConfig, ModelSection
+from macejax.config.model import UNCUT
 from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graph
 from macejax.model import interaction, linear
@@ -193,3 +194,20 @@ def test_a_transform_and_a_repulsion_act_and_have_derivatives_where_atoms_meet()
     for k, one in enumerate(energies):
         assert all(np.abs(one - other).max() > 1e-6 for other in energies[:k])
     assert energies[-1].sum() > energies[0].sum()  # nuclei repel
+
+
+@pytest.mark.parametrize("name", UNCUT)
+def test_weights_that_do_not_vanish_are_no_weights_beyond_the_cutoff(name):
+    """As in mace-torch, whose lists end there; and a new model of that kind is refused, for its energies would jump."""
+    config = ModelConfig(**SMALL, interaction_first=name, interaction=name)
+    params = init_model(config, jax.random.key(0), jnp.float64).params
+    molecule = structure("ethanol")
+    graphs = [build_graph(molecule, SMALL["elements"], cutoff) for cutoff in (SMALL["cutoff"], SMALL["cutoff"] + 1)]
+    assert len(graphs[1].senders) > len(graphs[0].senders)
+    capacity = capacity_for(graphs[1:])
+    batches = [batch([graph], capacity, np.float64) for graph in graphs]
+    short, long = (jax.jit(build(config).apply)(params, edge_vectors(graph), graph) for graph in batches)
+    np.testing.assert_allclose(short, long, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="jump at the cutoff: set apply_cutoff to false"):
+        ModelSection(interaction=name)
+    assert not ModelSection(interaction=name, apply_cutoff=False).apply_cutoff

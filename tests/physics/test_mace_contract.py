@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from macejax.config import ModelConfig
+from macejax.config.model import UNCUT
 from macejax.model.mace import INTERACTIONS, build, init_model, layer_irreps
 from macejax.testing import Report
 from tests.physics.quick import check
@@ -42,6 +43,8 @@ QUICK = [
 
 def config(first: str = "RealAgnostic", other: str = "RealAgnosticResidual", hidden: str = "4x0e + 4x1o", **options: object) -> ModelConfig:
     """A tiny MACE of the elements of the zoo."""
+    if {first, other} & set(UNCUT):
+        options = {"apply_cutoff": False} | options
     sizes = {"l_max": 2, "correlation": 2, "num_bessel": 4, "radial_mlp": (8, 8), "avg_num_neighbors": 8.0, "cutoff": SMALL_CUTOFF}
     return ModelConfig(
         elements=ELEMENTS, e0s=(0.0,) * len(ELEMENTS), interaction_first=first, interaction=other, hidden_irreps=hidden, **(sizes | options)

@@ -8,6 +8,7 @@ from typing import Any
 
 from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Rule, Set
 from macejax.config.migrate.literals import energies, integers, literal, read_json
+from macejax.config.model import UNCUT
 from macejax.config.predicts import NOT_OF_MOMENTS
 
 # Those of macejax.model.INTERACTIONS; a test compares them.
@@ -121,6 +122,17 @@ def _unfit(irreps: str, top: int) -> Refusal | None:
     if max(degrees) > top:
         return Refusal(f"{irreps!r}: macejax takes no irreps beyond the degree {top} of --max_ell.")
     return None
+
+
+def apply_cutoff(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--apply_cutoff, which two blocks cannot do without."""
+    value = arguments.values[name]
+    blocks = [arguments.values[flag].removesuffix(SUFFIX) for flag in ("interaction", "interaction_first")]
+    if value and (uncut := [block for block in blocks if block in UNCUT]):
+        yield Set("model.apply_cutoff", False)
+        yield Note(f"with {uncut[0]} energies of mace_run_train jump at the cutoff unless it is False; it is False here.")
+    else:
+        yield Set("model.apply_cutoff", value)
 
 
 def last_readout_only(name: str, arguments: Arguments) -> Iterator[Outcome]:

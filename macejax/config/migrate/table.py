@@ -90,7 +90,7 @@ FLAGS: dict[str, Flag] = {
     "distance_transform": Flag(
         "None", choice("None", "Agnesi", "Soft"), to("model.distance_transform", lambda kind: "none" if kind == "None" else kind)
     ),
-    "apply_cutoff": Flag(True, BOOLEAN, to("model.apply_cutoff")),
+    "apply_cutoff": Flag(True, BOOLEAN, model.apply_cutoff),
     "use_last_readout_only": Flag(False, BOOLEAN, model.last_readout_only),
     "use_embedding_readout": Flag(False, BOOLEAN, model.beside("model.embedding_readout", "embedding_specs")),
     "interaction": Flag(
