@@ -28,7 +28,7 @@ ELEMENTS = (14, 32)
 
 def config(layers: int) -> ModelConfig:
     return ModelConfig(
-        elements=ELEMENTS, e0s=(0.0, 0.0), hidden_irreps="4x0e+4x1o", l_max=2, correlation=2, radial_mlp=(8,), cutoff=3.0,
+        elements=ELEMENTS, e0s=(0.0, 0.0), hidden_irreps="4x0e", l_max=1, correlation=2, radial_mlp=(8,), cutoff=3.0,
         num_interactions=layers, avg_num_neighbors=4.0,
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_edge_gradients_give_it_for_one_layer_only(potential):
     local = -jnp.einsum("nm,nma->a", power, edge_vectors(rows))
     full = flux_of(potential, atoms, velocities).potential
     gap = np.abs(full - local).max() / np.abs(full).max()
-    assert gap < SAME if made.num_interactions == 1 else gap > 1e-3
+    assert gap < SAME if made.num_interactions == 1 else gap > 1e5 * SAME
 
 
 def test_unfolding_finds_every_image():
