@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress(name: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A function `(steps done, note)` to be called as often as one likes."""
+def progress(name: str, total: int, unit: str = "step") -> Iterator[Callable[[int, str], None]]:
+    """A function `(steps done, note)` to be called as often as one likes; `unit` is what is counted."""
     console = Console()
     if console.is_terminal:
         columns = (
@@ -32,6 +32,6 @@ def progress(name: str, total: int) -> Iterator[Callable[[int, str], None]]:
         tenth = 10 * done // max(total, 1)
         if tenth > told:
             told = tenth
-            print(f"{name}: step {done} of {total}  {note}", flush=True)
+            print(f"{name}: {unit} {done} of {total}  {note}", flush=True)
 
     yield tell

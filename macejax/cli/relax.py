@@ -60,7 +60,7 @@ def command(
     page, picture = output.with_suffix(".html"), output.with_suffix(".png")
     others = (page, picture) if report else ()
     began, loaded = time.perf_counter(), load_model(model)
-    with progress("relax", len(starts)) as show, saving(output, trajectory, log, others, overwrite) as (observe, keep):
+    with progress("relax", len(starts), "structure") as show, saving(output, trajectory, log, others, overwrite) as (observe, keep):
         done = 0
 
         def on_result(place: int, result: Relaxed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,14 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
 from ase.constraints import FixAtoms, FixBondLength
+from ase.io import read
 from ase.md.verlet import VelocityVerlet
 
 from macejax.config import ModelConfig
 from macejax.data.structure import DataError
 from macejax.model.mace import Model, init_model
 from macejax.simulate import Calculator
-from macejax.simulate.many import run_many
+from macejax.simulate.many import record_each, run_many
 from tests.simulate.toy import CUTOFF, LATTICE, morse, toy_model
 
 ASE = 1e-10  # Angstrom after 20 steps
@@ -210,6 +212,18 @@ def test_temperatures_of_replicas_are_reached():
         ]
         assert abs(np.mean(means) - target) < ERRORS * np.std(means) / np.sqrt(len(means)) + 0.01 * target
     assert not found.runs[0].frames
+
+
+def test_each_system_has_its_files(tmp_path):
+    found = run(zoo(), 20, timestep=2.0, temperature=600.0, every=7, observe=record_each(tmp_path / "runs")).runs
+    for k, result in enumerate(found):
+        frames = read(tmp_path / "runs" / f"{k}.xyz", ":")
+        lines = [json.loads(line) for line in (tmp_path / "runs" / f"{k}.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [0, 7, 14, 20] and len(frames) == 4
+        np.testing.assert_allclose(frames[-1].get_momenta(), result.atoms.get_momenta(), atol=1e-7)
+        assert frames[-1].get_potential_energy() == pytest.approx(lines[-1]["potential_energy"], abs=1e-7)
+    with pytest.raises(FileExistsError, match="0.xyz exists"):
+        run(zoo(), 20, timestep=2.0, temperature=600.0, every=7, observe=record_each(tmp_path / "runs"))
 
 
 @pytest.mark.physics_long

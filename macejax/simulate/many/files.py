@@ -78,3 +78,31 @@ def saving(
     part = output.with_name(output.name + ".part")
     write(part, [results[place] for place in sorted(results)], format="extxyz")
     part.replace(output)
+
+
+def record_each(folder: Path | str, overwrite: bool = False) -> Callable[[int, Atoms, Any], None]:
+    """An `observe` for `run_many` or `relax_many` that keeps a trajectory and a log of each system in `folder`.
+
+    System k has `k.xyz`, extended XYZ, and `k.jsonl`, the numbers of each frame as a line of JSON. Files are closed between frames: a run
+    can be followed, a killed one is not lost, and there may be any number of systems.
+
+    Raises (when called):
+      FileExistsError: a file of an earlier run is there, and `overwrite` is not set.
+    """
+    directory = Path(folder)
+    begun: set[int] = set()
+
+    def observe(place: int, atoms: Atoms, numbers: Any) -> None:
+        trajectory, log = directory / f"{place}.xyz", directory / f"{place}.jsonl"
+        if place not in begun:
+            directory.mkdir(parents=True, exist_ok=True)
+            for path in (trajectory, log):
+                if path.exists() and not overwrite:
+                    raise FileExistsError(f"{path} exists already: choose another folder, or allow it to be overwritten.")
+                path.write_text("", encoding="utf-8")
+            begun.add(place)
+        with open(trajectory, "a", encoding="utf-8") as frames, open(log, "a", encoding="utf-8") as lines:
+            write(frames, snapshot(atoms), format="extxyz")
+            print(json.dumps(numbers._asdict()), file=lines)
+
+    return observe
