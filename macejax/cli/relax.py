@@ -34,6 +34,7 @@ def command(
     batch_atoms: Annotated[int, typer.Option(min=1, help="Atoms that run at a time; changes speed and memory, not results.")] = 1024,
     trajectory: Annotated[Path | None, typer.Option(help="Every step of every structure (extended XYZ).")] = None,
     log: Annotated[Path | None, typer.Option(help="Structure, step, energy and largest force of every step (JSON lines).")] = None,
+    head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     report: Annotated[bool, typer.Option(help="Write a page (HTML) and a figure (PNG) beside the output.")] = True,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision; float32 reaches an fmax of about 0.001.")] = "float64",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
@@ -54,7 +55,7 @@ def command(
     if optimizer == "BFGS" and smax is not None:
         raise ConfigError("--smax is for LBFGS and FIRE; BFGS would ignore it.")
     starts, names = inputs(structures, index)
-    options: dict[str, Any] = {"fmax": fmax, "steps": steps, "cell": cell, "pressure": pressure, "dtype": dtype}
+    options: dict[str, Any] = {"fmax": fmax, "steps": steps, "cell": cell, "pressure": pressure, "dtype": dtype, "head": head}
     if optimizer != "BFGS":
         options |= {"optimizer": optimizer, "smax": smax, "batch_atoms": batch_atoms}
     page, picture = output.with_suffix(".html"), output.with_suffix(".png")

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from macejax.data.neighbors import symmetric_neighbors
-from macejax.data.structure import NO_CELL, OPEN, Structure, check
+from macejax.data.structure import Structure, check
 
 
 class Unfolded(NamedTuple):
-    """A cluster without a cell. The atoms of the original come first, in their order and at their positions."""
+    """A cluster without cell and labels, with the inputs of the original, whose atoms come first, in their order, at their positions."""
 
     structure: Structure
     origin: np.ndarray  # [n] int, the original atom of each
@@ -34,7 +34,15 @@ def unfold(structure: Structure, reach: float) -> Unfolded:
     images = np.unique(np.column_stack([senders, shifts])[(shifts != 0).any(axis=1)], axis=0).reshape(-1, 4)
     origin = np.concatenate([np.arange(count), images[:, 0]]).astype(int)
     moves = np.concatenate([np.zeros((count, 3)), images[:, 1:]])
+    per_atom = {name: np.asarray(value)[origin] if np.ndim(value) else value for name, value in structure.inputs.items()}
     cluster = Structure(
-        structure.numbers[origin], structure.positions[origin] + moves @ structure.cell, NO_CELL, OPEN, source=structure.source
+        numbers=structure.numbers[origin],
+        positions=structure.positions[origin] + moves @ structure.cell,
+        charges=None if structure.charges is None else structure.charges[origin],
+        total_charge=structure.total_charge,
+        total_spin=structure.total_spin,
+        head=structure.head,
+        inputs=per_atom,
+        source=structure.source,
     )
     return Unfolded(cluster, origin, count)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jraph
 
 from macejax.model.geometry import edge_vectors
-from macejax.potential.predict import SiteEnergy
+from macejax.potential.predict import SiteEnergy, as_sites
 
 EV = 103.642696563  # amu (Angstrom/fs)^2 in eV
 
@@ -56,7 +56,7 @@ def heat_flux(
 
     def energies(x: jax.Array) -> jax.Array:
         moved = graph._replace(nodes={**graph.nodes, "positions": x})
-        return site_energy(params, edge_vectors(moved), moved)
+        return as_sites(site_energy(params, edge_vectors(moved), moved)).energy
 
     energy, rate = jax.jvp(energies, (positions,), (velocities,))  # dU_i/dt
     gradient = jax.grad(lambda x: jnp.sum(jnp.where(inside, energies(x), 0)))(positions)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from os import PathLike
-from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -18,15 +17,15 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from macejax.data.batch import Capacity
-from macejax.data.inputs import OWN
-from macejax.data.structure import Structure, check, volume
+from macejax.data.structure import Structure, volume
 from macejax.model.geometry import edge_vectors
 from macejax.model.heads import select_head
 from macejax.model.linear import irreps_of, slices
 from macejax.model.mace import MACE, Model, build, layer_irreps
 from macejax.potential import Prediction, SiteEnergy, atomic_virials, hessian, moment_derivatives
 from macejax.potential.predict import assemble_sites, sites_and_gradient
-from macejax.simulate.dielectric import FIXED_CHARGES, derivative_results, fixed_charges, moment_results, properties_of
+from macejax.simulate.dielectric import derivative_results, moment_results, properties_of
+from macejax.simulate.inputs import INFO_KEYS, structure_of
 from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs
 
 
@@ -71,7 +70,7 @@ class Calculator(AseCalculator):
         skin: float = 0.5,
         site_energy: SiteEnergy | None = None,
         head: str | None = None,
-        info_keys: Mapping[str, str] = MappingProxyType({"total_charge": "charge", "total_spin": "spin"}),
+        info_keys: Mapping[str, str] = INFO_KEYS,
     ) -> None:
         super().__init__()
         if dtype not in ("float32", "float64"):
@@ -212,18 +211,7 @@ class Calculator(AseCalculator):
         return changes
 
     def _structure(self, atoms: Atoms) -> Structure:
-        structure = Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy())
-        found: dict[str, Any] = {}
-        for spec in self.model.config.joint_embedding:
-            key = self.info_keys.get(spec.name, spec.name)
-            owner = atoms.info if spec.per == "graph" else atoms.arrays
-            if key in owner:
-                found[spec.name] = owner[key]
-        if self.model.config.has_moments:
-            found["charges"] = fixed_charges(atoms, self.model.config, self.info_keys.get("charges", FIXED_CHARGES))
-            found["total_charge"] = atoms.info.get(self.info_keys.get("total_charge", "total_charge"), 0.0)
-        own = {name: found.pop(name) for name in OWN if name in found}
-        return check(structure._replace(**own, inputs=found))
+        return structure_of(atoms, self.model.config, self.info_keys)
 
     def _atoms_or_own(self, atoms: Atoms | None) -> Atoms:
         found = self.atoms if atoms is None else atoms

@@ -11,11 +11,12 @@ from ase import Atoms, units
 
 from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.graph import build_graph
-from macejax.data.structure import Structure
 from macejax.data.unfold import unfold
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
 from macejax.potential.heat_flux import heat_flux
+from macejax.simulate.inputs import structure_of
+from macejax.simulate.many.systems import lanes_of
 from macejax.simulate.verlet import choose
 
 WATT = 1.602176634e6  # eV/(fs Angstrom K) in W/(m K)
@@ -36,6 +37,7 @@ def heat_fluxes(
     dtype: Literal["float32", "float64"] = "float64",
     site_energy: SiteEnergy | None = None,
     layers: int | None = None,
+    head: str | None = None,
 ) -> Fluxes:
     """Heat flux of every frame (`macejax.potential.heat_flux`).
 
@@ -44,8 +46,10 @@ def heat_fluxes(
       frames: with momenta, periodic or not. The cost of each is that of the atoms within all layers' cutoffs of the cell.
       dtype: of the computation.
       site_energy: takes the place of the model's own function.
+      head: which head to use, of a model with several.
       layers: how many cutoffs far an atom's energy reaches; by default the layers of the model.
     """
+    (model,), _ = lanes_of(model, 1, head)
     config = model.config
     function = build(config).apply if site_energy is None else site_energy
     reach = config.cutoff * (config.num_interactions if layers is None else layers)
@@ -60,8 +64,8 @@ def heat_fluxes(
     with jax.enable_x64(dtype == "float64"):
         params = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), model.params)
         for atoms in frames:
-            unfolded = unfold(Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc), reach)
-            graph = build_graph(unfolded.structure, config.elements, config.cutoff)
+            unfolded = unfold(structure_of(atoms, config), reach)
+            graph = build_graph(unfolded.structure, config.elements, config.cutoff, embeddings=config.joint_embedding)
             capacity = choose(capacities, capacity_for([graph], 1.1))
             if capacity not in capacities:
                 capacities.append(capacity)

@@ -6,13 +6,18 @@ import jax
 import numpy as np
 import pytest
 import scipy.linalg
+from ase import units
 from ase.build import bulk, molecule
+from ase.md.verlet import VelocityVerlet
 
 from macejax.config import ModelConfig
+from macejax.config.embedding import EmbeddingConfig
 from macejax.data.batch import capacity_for
 from macejax.data.read import from_atoms
-from macejax.model.mace import init_model
+from macejax.model.mace import Model, init_model
 from macejax.ops import neighbor_sum
+from macejax.simulate import Calculator
+from macejax.simulate.conductivity import heat_fluxes
 from macejax.simulate.many import md
 from macejax.simulate.many.fields import RUNNING, choose, max_per_graph, pack, start, unpack
 from macejax.simulate.many.lists import find, gather_lists, reach_used
@@ -85,6 +90,33 @@ def test_a_list_is_worn_by_motion_against_the_others_and_by_the_cell():
     used = reach_used(lists, state.update({"positions": squeezed}, cell=cell), CUTOFF)
     assert used[0] >= fresh / 0.9 - 1e-12 and used[0] < fresh * 1.2
     np.testing.assert_allclose(used[1:3], fresh, rtol=1e-12)
+
+
+def test_heads_and_inputs_of_a_model_are_used():
+    """Two heads, and a total charge that the model embeds: numbers are those of the calculator, for several models too."""
+    charge = EmbeddingConfig(name="total_charge", type="categorical", emb_dim=3, num_classes=5, offset=2)
+    config = ModelConfig(
+        elements=(1, 8), heads=("a", "b"), e0s=((-1.0, -2.0), (-3.0, -4.0)), scale=(1.0, 1.0), shift=(0.0, 0.0), cutoff=3.0,
+        hidden_irreps="4x0e", l_max=1, correlation=1, radial_mlp=(8,), joint_embedding=(charge,), embedding_readout=True,
+    )  # fmt: skip
+    models = [init_model(config, jax.random.key(k), np.float64) for k in range(2)]
+    neutral, cation = molecule("H2O"), molecule("H2O")
+    cation.info["charge"] = 1
+    found = md.run_many([models[0], models[0], models[1]], [neutral, cation, cation], 3, timestep=0.5, head="b", batch_atoms=3).runs
+    for model, atoms, result in zip((models[0], models[0], models[1]), (neutral, cation, cation), found, strict=True):
+        atoms = atoms.copy()
+        atoms.calc = Calculator(model, head="b")
+        VelocityVerlet(atoms, 0.5 * units.fs).run(3)
+        np.testing.assert_allclose(result.atoms.positions, atoms.positions, atol=1e-10)
+        assert result.thermo[-1].potential_energy == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+    assert found[0].thermo[-1].potential_energy != pytest.approx(found[1].thermo[-1].potential_energy, abs=1e-6)
+    with pytest.raises(ValueError, match="a, b"):
+        md.run_many(models[0], [neutral], 1)
+    flux = heat_fluxes(models[0], [found[0].atoms, found[1].atoms], head="b").potential
+    assert np.isfinite(flux).all() and np.abs(flux[0] - flux[1]).max() > 0
+    dipoles = ModelConfig(model="AtomicDipolesMACE", elements=(1, 8), e0s=(0.0, 0.0), readout_irreps="4x0e+4x1o", hidden_irreps="4x0e+4x1o")
+    with pytest.raises(ValueError, match="no energies"):
+        md.run_many(Model(dipoles, {}), [neutral], 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -28,9 +28,10 @@ def relax_one_by_one(
     on_result: Callable[[int, Relaxed], None] | None = None,
     names: Sequence[str] | None = None,
     dtype: Literal["float32", "float64"] = "float64",
+    head: str | None = None,
 ) -> Relaxations:
     """By ASE's BFGS. Any of ASE's constraints is kept. Arguments and errors as for `relax_many` and `macejax.simulate.relax`."""
-    calculator = Calculator(model, dtype=dtype)
+    calculator = Calculator(model, dtype=dtype, head=head)
     results = []
     for place, (name, start) in enumerate(zip(names_of(systems, names), systems, strict=True)):
         atoms = start.copy()

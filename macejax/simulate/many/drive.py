@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from macejax.data.batch import Capacity, round_slots
+from macejax.data.inputs import Embedding
 from macejax.data.species import species_index
 from macejax.data.structure import DataError, Structure
 from macejax.simulate.many.fields import HOT, NONFINITE, RUNNING, STALE, Fields, pack, unpack
@@ -50,6 +51,7 @@ class Engine(NamedTuple):
     program: Program
     params: Any  # of the model, or with a leading axis of lanes where there are several
     elements: Sequence[int]
+    embeddings: Sequence[Embedding]  # inputs that the model reads beside the structure
     cutoff: float  # Angstrom
     frames: int  # of a chunk
     block: int  # steps between them
@@ -93,10 +95,10 @@ def drive(jobs: Sequence[Job], engine: Engine, on_frame: Callable[[Job, Fields],
             continue
         capacity = shapes.fit(running)
         now = (capacity, [[job.index for job in members] for members in running])
+        like = next(job for members in running for job in members)
         if made or now != seated:
-            table, seated = jax.device_put(_lanes([gather_lists([job.listed for job in m], capacity) for m in running])), now
-        like = next(job for members in running for job in members).state
-        state = _lanes([pack([job.state for job in m], like, capacity.nodes, capacity.graphs) for m in running])
+            table, seated = jax.device_put(_lanes([gather_lists([job.listed for job in m], capacity, like.listed) for m in running])), now
+        state = _lanes([pack([job.state for job in m], like.state, capacity.nodes, capacity.graphs) for m in running])
         state, frames = jax.device_get(program.run(engine.params, table, state, np.int32(engine.block), engine.frames))
         chunks += 1
         for lane, members in enumerate(running):
@@ -106,7 +108,10 @@ def drive(jobs: Sequence[Job], engine: Engine, on_frame: Callable[[Job, Fields],
 
 def _make_list(job: Job, engine: Engine) -> None:
     structure = job.structure._replace(positions=job.state.nodes["positions"], cell=job.state.globals["cell"])
-    job.listed, job.listed_at = find(structure, engine.elements, engine.cutoff + job.skin), int(job.state.globals["step"])
+    job.listed, job.listed_at = (
+        find(structure, engine.elements, engine.cutoff + job.skin, engine.embeddings),
+        int(job.state.globals["step"]),
+    )
 
 
 def _admit(queue: deque[Job], members: list[Job], room: int) -> None:

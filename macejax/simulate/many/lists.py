@@ -11,6 +11,7 @@ import numpy as np
 
 from macejax.data.batch import Capacity, batch
 from macejax.data.graph import Graph, build_graph
+from macejax.data.inputs import Embedding
 from macejax.data.neighbors import wrap
 from macejax.data.structure import Structure
 from macejax.model.geometry import sum_per_graph
@@ -35,21 +36,21 @@ class Lists(NamedTuple):
     periodic: Any  # [G] bool, in all three directions; only then may the cell change
 
 
-def find(structure: Structure, elements: Sequence[int], reach: float) -> Listed:
+def find(structure: Structure, elements: Sequence[int], reach: float, embeddings: Sequence[Embedding] = ()) -> Listed:
     """All edges up to `reach` (Angstrom).
 
     Raises:
-      DataError: the structure is invalid or has an element that is not among `elements`.
+      DataError: the structure is invalid, has an element that is not among `elements`, or lacks an input of the model (`embeddings`).
     """
-    graph = build_graph(structure, elements, reach)
+    graph = build_graph(structure, elements, reach, embeddings=embeddings)
     images = wrap(structure.positions, structure.cell, structure.pbc)[1]
     shift = graph.shift + images[graph.senders] - images[graph.receivers]
     return Listed(graph._replace(positions=structure.positions, shift=shift), reach)
 
 
-def gather_lists(listed: Sequence[Listed], capacity: Capacity) -> Lists:
-    """One batch, in numpy."""
-    joined = batch([each.graph for each in listed], capacity, np.float64)
+def gather_lists(listed: Sequence[Listed], capacity: Capacity, like: Listed | None = None) -> Lists:
+    """One batch, in numpy; of nothing, with the fields that a batch of `like` has."""
+    joined = batch([each.graph for each in listed], capacity, np.float64, None if like is None else like.graph)
     padding = capacity.graphs - len(listed)
     return Lists(
         graph=joined,

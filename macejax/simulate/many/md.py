@@ -14,6 +14,7 @@ from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.inputs import structure_of
 from macejax.simulate.many.drive import Engine, Job, Summary, drive
 from macejax.simulate.many.dynamics import Ensemble, rule
 from macejax.simulate.many.fields import Fields, start
@@ -28,7 +29,6 @@ from macejax.simulate.many.systems import (
     names_of,
     params_of,
     site_energy_of,
-    structure_of,
 )
 from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize
 
@@ -78,6 +78,7 @@ def run_many(
     skin: float = 0.5,
     batch_atoms: int = 2048,
     site_energy: SiteEnergy | None = None,
+    head: str | None = None,
 ) -> Runs:
     """Run every system for `steps` steps, all in one compiled program. The systems given are not changed.
 
@@ -106,6 +107,7 @@ def run_many(
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
       site_energy: takes the place of the model's own function.
+      head: which head to use, of a model with several.
 
     Returns:
       A Run for each system, in their order.
@@ -127,14 +129,14 @@ def run_many(
     of_npt = {"pressure": pressure, "barostat_time": barostat_time, "compressibility": compressibility, "free_shape": free_shape or None}
     _check_ensemble(ensemble, of_npt, relaxation_time)
     check_run(len(systems), steps, every, skin, batch_atoms, dtype)
-    models, lanes = lanes_of(model, len(systems))
+    models, lanes = lanes_of(model, len(systems), head)
     config = models[0].config
     images = [atoms.copy() for atoms in systems]
     values = {name: each(value, len(images), name) for name, value in options.items()}
     jobs = []
     for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
         settings = {option: value[k] for option, value in values.items()}
-        jobs.append(_job(k, name, atoms, ensemble, steps, every, lanes[k], skin, settings))
+        jobs.append(_job(config, k, name, atoms, ensemble, steps, every, lanes[k], skin, settings))
     e0s = [e0_of(job.structure, config) for job in jobs]
     thermos: list[list[Thermo]] = [[] for _ in images]
     frames: list[list[Atoms]] = [[] for _ in images]
@@ -156,7 +158,7 @@ def run_many(
     with jax.enable_x64(True):
         program = _program(config, site_energy, ensemble, free_shape, dtype, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
-        engine = Engine(program, params_of(models, dtype), config.elements, config.cutoff, *chunk, batch_atoms)
+        engine = Engine(program, params_of(models, dtype), config.elements, config.joint_embedding, config.cutoff, *chunk, batch_atoms)
         summary = drive(jobs, engine, on_frame, on_end)
     return Runs(runs, summary)
 
@@ -180,8 +182,19 @@ def thermo_of(atoms: Atoms, frame: Fields) -> Thermo:
     return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, temperature, size, pressure)
 
 
-def _job(k: int, name: str, atoms: Atoms, ensemble: str, steps: int, every: int, lane: int, skin: float, settings: dict[str, Any]) -> Job:
-    structure, free = structure_of(atoms, name), free_of(atoms, name)
+def _job(
+    config: ModelConfig,
+    k: int,
+    name: str,
+    atoms: Atoms,
+    ensemble: str,
+    steps: int,
+    every: int,
+    lane: int,
+    skin: float,
+    settings: dict[str, Any],
+) -> Job:
+    structure, free = structure_of(atoms, config, source=name), free_of(atoms, name)
     target = settings["temperature"]
     _check_system(name, atoms, ensemble, free, settings)
     if target is not None and not np.any(atoms.get_momenta()):

@@ -11,6 +11,7 @@ import jraph
 
 from macejax.model.geometry import edge_vectors, sum_per_graph
 from macejax.potential import Prediction, SiteEnergy, assemble
+from macejax.potential.predict import as_sites
 from macejax.simulate.many.fields import NONFINITE, RUNNING, STALE, Fields, choose
 from macejax.simulate.many.lists import Lists, reach_used
 from macejax.simulate.many.matrices import volumes
@@ -118,7 +119,7 @@ def evaluate(site_energy: SiteEnergy, dtype: Any, params: Any, graph: jraph.Grap
     vectors = edge_vectors(graph)
 
     def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        node_energy = site_energy(params, vectors, graph)
+        node_energy = as_sites(site_energy(params, vectors, graph)).energy
         return jnp.sum(node_energy), node_energy
 
     gradient, node_energy = jax.grad(total, has_aux=True)(vectors.astype(dtype))

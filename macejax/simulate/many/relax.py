@@ -14,6 +14,7 @@ from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.inputs import structure_of
 from macejax.simulate.many.drive import Engine, Job, Summary, drive
 from macejax.simulate.many.fields import DONE, Fields, start
 from macejax.simulate.many.minimize import Optimizer, memory, rule
@@ -28,7 +29,6 @@ from macejax.simulate.many.systems import (
     names_of,
     params_of,
     site_energy_of,
-    structure_of,
 )
 from macejax.simulate.relax import Relaxation
 
@@ -73,6 +73,7 @@ def relax_many(
     skin: float = 0.5,
     batch_atoms: int = 2048,
     site_energy: SiteEnergy | None = None,
+    head: str | None = None,
 ) -> Relaxations:
     """Move every system downhill until its forces are small, or its steps used up. The systems given are not changed.
 
@@ -95,6 +96,7 @@ def relax_many(
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
       site_energy: takes the place of the model's own function.
+      head: which head to use, of a model with several.
 
     Returns:
       A Relaxed for each system, in their order. Those that did not converge say so in `stopped`.
@@ -105,14 +107,14 @@ def relax_many(
     check_run(len(systems), steps, 1, skin, batch_atoms, dtype)
     if optimizer not in ("FIRE", "LBFGS"):
         raise ConfigError(f"of many systems at once the optimizer is FIRE or LBFGS, not {optimizer!r}.")
-    models, lanes = lanes_of(model, len(systems))
+    models, lanes = lanes_of(model, len(systems), head)
     config = models[0].config
     options = {"fmax": fmax, "cell": cell, "pressure": pressure, "smax": smax}
     values = {name: each(value, len(systems), name) for name, value in options.items()}
     images = [atoms.copy() for atoms in systems]
     jobs = []
     for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
-        jobs.append(_job(k, name, atoms, optimizer, steps, lanes[k], skin, {option: value[k] for option, value in values.items()}))
+        jobs.append(_job(config, k, name, atoms, optimizer, steps, lanes[k], skin, {option: value[k] for option, value in values.items()}))
     e0s = [e0_of(job.structure, config) for job in jobs]
     paths: list[list[Relaxation]] = [[] for _ in images]
     results: list[Any] = [None] * len(images)
@@ -137,7 +139,7 @@ def relax_many(
 
     with jax.enable_x64(True):
         program = _program(config, site_energy, optimizer, any(values["cell"]), dtype, observe is not None, len(models))
-        engine = Engine(program, params_of(models, dtype), config.elements, config.cutoff, CHUNK, 1, batch_atoms)
+        engine = Engine(program, params_of(models, dtype), config.elements, config.joint_embedding, config.cutoff, CHUNK, 1, batch_atoms)
         summary = drive(jobs, engine, on_frame, on_end)
     return Relaxations(results, summary)
 
@@ -160,8 +162,10 @@ def _unfinished(job: Job) -> str:
     return f"not converged after {int(of_system['step'])} steps: the largest force is {of_system['largest_force']:.3g} eV/Å{stress}."
 
 
-def _job(k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane: int, skin: float, settings: dict[str, Any]) -> Job:
-    structure, free = structure_of(atoms, name), free_of(atoms, name)
+def _job(
+    config: ModelConfig, k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane: int, skin: float, settings: dict[str, Any]
+) -> Job:
+    structure, free = structure_of(atoms, config, source=name), free_of(atoms, name)
     largest_stress = np.inf if settings["smax"] is None else settings["smax"]
     if not settings["fmax"] > 0 or not largest_stress > 0:
         raise ConfigError(f"{name}: fmax and smax must be above 0, not {settings['fmax']} and {largest_stress}.")

@@ -13,7 +13,8 @@ from ase.constraints import FixAtoms, FixCartesian
 
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.species import species_index
-from macejax.data.structure import DataError, Structure, check
+from macejax.data.structure import DataError, Structure
+from macejax.model.heads import select_head
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
 from macejax.simulate.many.fields import Fields
@@ -24,15 +25,6 @@ def names_of(systems: Sequence[Atoms], given: Sequence[str] | None = None) -> li
     if given is not None:
         return each(list(given), len(systems), "names")
     return [f"system {k} ({atoms.get_chemical_formula()})" for k, atoms in enumerate(systems)]
-
-
-def structure_of(atoms: Atoms, name: str) -> Structure:
-    """The bare structure, checked.
-
-    Raises:
-      DataError: it cannot be used; the sentence begins with `name`.
-    """
-    return check(Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), source=name))
 
 
 def free_of(atoms: Atoms, name: str) -> np.ndarray:
@@ -68,14 +60,15 @@ def each(value: Any, count: int, option: str) -> list[Any]:
     return [value] * count
 
 
-def lanes_of(model: Model | Sequence[Model], count: int) -> tuple[list[Model], list[int]]:
-    """The different models, and which one each of `count` systems has.
+def lanes_of(model: Model | Sequence[Model], count: int, head: str | None) -> tuple[list[Model], list[int]]:
+    """The different models, each with one head, and which one each of `count` systems has.
 
     Raises:
-      ConfigError: they are not one for each system, or not of one configuration.
+      ConfigError: they are not one for each system, not of one configuration, or have no energies. ValueError: a head that is not there, or
+        several, none of which was named.
     """
     if isinstance(model, Model):
-        return [model], [0] * count
+        return [_with_head(model, head)], [0] * count
     different: list[Model] = []
     lanes = []
     for given in each(model, count, "model"):
@@ -85,9 +78,16 @@ def lanes_of(model: Model | Sequence[Model], count: int) -> tuple[list[Model], l
         if lane == len(different):
             different.append(given)
         lanes.append(lane)
+    different = [_with_head(model, head) for model in different]
     if any(other.config != different[0].config for other in different):
         raise ConfigError("models that run together have one configuration, E0s and scale included: run the others by themselves.")
     return different, lanes
+
+
+def _with_head(model: Model, head: str | None) -> Model:
+    if not model.config.has_energies:
+        raise ConfigError(f"a {model.config.model} predicts no energies, so that nothing moves: use a model of energies.")
+    return model if head is None and len(model.config.heads) == 1 else select_head(model, head)
 
 
 def check_run(count: int, steps: int, every: int, skin: float, batch_atoms: int, dtype: str) -> None:
@@ -123,7 +123,7 @@ def e0_of(structure: Structure, config: ModelConfig) -> float:
     Raises:
       DataError: the model does not know an element.
     """
-    return float(np.asarray(config.e0s, np.float64)[species_index(structure.numbers, config.elements, structure.source)].sum())
+    return float(np.asarray(config.e0_table[0], np.float64)[species_index(structure.numbers, config.elements, structure.source)].sum())
 
 
 def atoms_of(start: Atoms, frame: Fields, e0: float) -> Atoms:

@@ -1,0 +1,43 @@
+"""ase.Atoms -> the structure that a model sees: atoms and cell, and what else the model embeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from ase import Atoms
+
+from macejax.config import ModelConfig
+from macejax.data.inputs import OWN
+from macejax.data.structure import Structure, check
+from macejax.simulate.dielectric import FIXED_CHARGES, fixed_charges
+
+# Where `atoms.info` has what a model may embed, as in mace-torch's calculator; other inputs have their own names.
+INFO_KEYS: Mapping[str, str] = MappingProxyType({"total_charge": "charge", "total_spin": "spin"})
+
+
+def structure_of(atoms: Atoms, config: ModelConfig, info_keys: Mapping[str, str] = INFO_KEYS, source: str = "") -> Structure:
+    """The structure, checked, with the inputs of the model: of the structure from `atoms.info`, of atoms from `atoms.arrays`.
+
+    Args:
+      atoms: what ASE has.
+      config: of the model.
+      info_keys: name of an input -> its name there.
+      source: what an error is about.
+
+    Raises:
+      DataError: the structure cannot be used.
+    """
+    structure = Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), source=source)
+    found: dict[str, Any] = {}
+    for spec in config.joint_embedding:
+        key = info_keys.get(spec.name, spec.name)
+        owner = atoms.info if spec.per == "graph" else atoms.arrays
+        if key in owner:
+            found[spec.name] = owner[key]
+    if config.has_moments:
+        found["charges"] = fixed_charges(atoms, config, info_keys.get("charges", FIXED_CHARGES))
+        found["total_charge"] = atoms.info.get(info_keys.get("total_charge", "total_charge"), 0.0)
+    own = {name: found.pop(name) for name in OWN if name in found}
+    return check(structure._replace(**own, inputs=found))
