@@ -28,12 +28,12 @@ def conjugate_gradient(tolerance: float = 1e-10, most: int | None = None) -> Lin
     Directions in which nothing happens, such as those of a shift of the whole, are never entered: neither b nor H v has a part of them.
 
     Args:
-      tolerance: of the residual, relative to b.
+      tolerance: of the residual, relative to b; never finer than ten times what the dtype resolves.
       most: steps; ten times the number of unknowns where it is not given.
     """
 
     def iterate(product: Callable[[jax.Array], jax.Array], b: jax.Array) -> jax.Array:
-        limit = tolerance**2 * jnp.vdot(b, b)
+        limit = jnp.maximum(tolerance, 10 * jnp.finfo(b.dtype).eps) ** 2 * jnp.vdot(b, b)
 
         def unfinished(state: tuple[jax.Array, ...]) -> jax.Array:
             square, _, stuck, count = state[3:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,7 @@ def graph_of(atoms, cutoff=5.0, dtype=np.float64):
     return jax.tree.map(jnp.asarray, batch([graph], Capacity(len(atoms) + 2, 8 * max(1, len(atoms)), 3, 3), dtype))
 
 
+@partial(jax.jit, static_argnums=0)
 def total(function, params, graph):
     return jnp.sum(function(params, edge_vectors(graph), graph))
 
@@ -36,25 +39,23 @@ def total(function, params, graph):
 def test_equal_to_ase_below_the_onset():
     atoms = Atoms("Cu3", [[0, 0, 0], [2.3, 0.2, 0], [0.1, 2.6, 0.4]])
     atoms.calc = LennardJones(sigma=2.2, epsilon=0.3, rc=50.0)
-    found = predict(lennard_jones(5.0, 4.5), PARAMS, graph_of(atoms))
+    found = jax.jit(partial(predict, lennard_jones(5.0, 4.5)))(PARAMS, graph_of(atoms))
     offset = 3 * 4 * 0.3 * ((2.2 / 50) ** 12 - (2.2 / 50) ** 6)  # ASE shifts each pair to zero at its cutoff
     assert float(found.energy[0]) == pytest.approx(atoms.get_potential_energy() + offset, abs=1e-12)
     np.testing.assert_allclose(found.forces[:3], atoms.get_forces(), atol=1e-12)
 
 
 def test_elements_mix_by_lorentz_and_berthelot():
-    r = 2.5
+    function, r = lennard_jones(5.0), 2.5
     ratio = ((2.0 + 2.4) / 2 / r) ** 6
     expected = 4 * np.sqrt(0.1 * 0.2) * (ratio**2 - ratio)
-    found = total(lennard_jones(5.0), PARAMS, graph_of(Atoms("HO", [[0, 0, 0], [0, 0, r]])))
-    assert float(found) == pytest.approx(expected, rel=1e-12)
-    scalar = total(lennard_jones(5.0), {"epsilon": 0.3, "sigma": 2.2}, graph_of(Atoms("HO", [[0, 0, 0], [0, 0, r]])))
-    assert float(scalar) == pytest.approx(float(total(lennard_jones(5.0), PARAMS, graph_of(Atoms("Cu2", [[0, 0, 0], [0, 0, r]])))))
-    missing = total(lennard_jones(5.0), {"epsilon": jnp.ones(2), "sigma": jnp.ones(2)}, graph_of(Atoms("Cu2", [[0, 0, 0], [0, 0, r]])))
-    assert np.isnan(missing)  # never another element's numbers
+    different, alike = (graph_of(Atoms(names, [[0, 0, 0], [0, 0, r]])) for names in ("HO", "Cu2"))
+    assert float(total(function, PARAMS, different)) == pytest.approx(expected, rel=1e-12)
+    assert float(total(function, {"epsilon": 0.3, "sigma": 2.2}, different)) == pytest.approx(float(total(function, PARAMS, alike)))
+    assert np.isnan(total(function, {"epsilon": jnp.ones(2), "sigma": jnp.ones(2)}, alike))  # never another element's numbers
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_every_derivative_is_finite(dtype):
     """Where jax-md's derivatives by epsilon and sigma are NaN: on padded slots, and at r = 0. To third order."""
     function = lennard_jones(5.0)

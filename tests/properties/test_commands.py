@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import jax
 import numpy as np
@@ -97,6 +98,12 @@ def test_phonons(folder, capsys):
     assert again.run_qpoints([[0.5, 0.5, 0]]).frequencies.max() == pytest.approx(highest, rel=0.05)
     assert run(folder, "phonons", "model.mace", "stretched.xyz", "-o", "bad.html", "--no-relax", "--mesh", "10") == 1
     assert "UNSTABLE" in capsys.readouterr().out and "unstable" in is_a_page(folder / "bad.html")
+
+
+def test_without_phonopy(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "phonopy", None)
+    assert run(folder, "phonons", "model.mace", "copper.xyz", "-o", "x.html") == 2
+    assert "pip install 'macejax[phonons]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
