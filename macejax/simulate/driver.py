@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from macejax.config import ConfigError
+from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import DataError, Structure, volume
 from macejax.data.structure import check as check_structure
 from macejax.model.mace import Model, build
@@ -106,7 +107,7 @@ def run_on_device(
     species = species_of(atoms.numbers, model.config.elements)
     conditions = _conditions(atoms, ensemble, model.config.cutoff, dtype, skin, seed)
     e0s = np.asarray(model.config.e0s, np.float64)[species.index]
-    function = build(model.config).apply if site_energy is None else site_energy
+    function = _site_energy(model.config) if site_energy is None else site_energy
     with jax.enable_x64(True):
         settings = settings_of(ensemble, atoms.get_masses())
         params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
@@ -201,6 +202,12 @@ def _compare(saved: dict[str, Any], now: dict[str, Any], path: FilePath) -> None
         if saved.get(name) != value:
             was = "another" if isinstance(value, list) else f"{saved.get(name)}, not {value}"
             raise DataError(f"{path}: is of a run that cannot go on like this; its {name} was {was}.")
+
+
+@functools.lru_cache(maxsize=16)
+def _site_energy(config: ModelConfig) -> SiteEnergy:
+    """One function for equal configurations: a compiled program is found again by it."""
+    return build(config).apply
 
 
 def _check(

@@ -282,6 +282,23 @@ def test_ramps_stop_with_a_typed_error():
         run_on_device(toy_model(r0=-1.0, depth=20.0), atoms, 2000, ensemble, site_energy=morse)
 
 
+def test_a_second_run_compiles_nothing():
+    """Of another temperature, seed and model of the same configuration."""
+    traced = []
+
+    def counting(params, vectors, graph):
+        traced.append(1)
+        return morse(params, vectors, graph)
+
+    counts = []
+    for seed in (0, 1):
+        run_on_device(toy_model(depth=0.4 + 0.1 * seed), copper(), 3, Ensemble("nvt", 1.0, 300.0 + seed), site_energy=counting, seed=seed)
+        counts.append(len(traced))
+    assert counts[0] == counts[1] > 0
+    config = MODEL.config
+    assert driver._site_energy(config) is driver._site_energy(config.model_copy(deep=True))
+
+
 def test_seeds():
     ends = []
     for seed in (1, 1, 2):
