@@ -47,9 +47,9 @@ def edge_gradient(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple
       ValueError: the model has no energies.
     """
     sites, gradient = sites_and_gradient(site_energy, params, graph)
-    if sites.energy is None or gradient is None:
-        raise ValueError("this model predicts dipoles, and has neither energies nor forces.")
-    return sites.energy, gradient
+    energies = energies_of(sites)
+    assert gradient is not None
+    return energies, gradient
 
 
 def sites_and_gradient(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple) -> tuple[Sites, jax.Array | None]:
@@ -66,6 +66,18 @@ def sites_and_gradient(site_energy: SiteEnergy, params: Any, graph: jraph.Graphs
 def as_sites(found: Any) -> Sites:
     """`Sites` of what a function says of every atom, which may be energies [N] alone."""
     return found if isinstance(found, Sites) else Sites(energy=found)
+
+
+def energies_of(found: Any) -> jax.Array:
+    """Node energies [N] (eV) of what a function says of every atom.
+
+    Raises:
+      ValueError: it has none.
+    """
+    energy = as_sites(found).energy
+    if energy is None:
+        raise ValueError("this model predicts dipoles, and has neither energies nor forces.")
+    return energy
 
 
 def assemble_sites(sites: Sites, gradient: jax.Array | None, graph: jraph.GraphsTuple) -> Prediction:

@@ -16,7 +16,7 @@ from macejax.data.graph import build_graph
 from macejax.data.structure import Structure
 from macejax.model.geometry import edge_vectors, sum_per_graph
 from macejax.potential.hessian import hessian
-from macejax.potential.predict import Prediction, SiteEnergy, predict
+from macejax.potential.predict import Prediction, SiteEnergy, energies_of, predict
 from macejax.testing.limits import COINCIDENT, Limit
 
 
@@ -165,7 +165,7 @@ def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Arra
     jit = functools.partial(jax.jit, compiler_options=None if options is None else dict(options))
 
     def scaled(params: Scaled, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
-        return params.factor * site_energy(params.params, vectors, graph)
+        return params.factor * energies_of(site_energy(params.params, vectors, graph))
 
     def predicted(params: Scaled, graph: jraph.GraphsTuple) -> Prediction:
         return predict(scaled, params, graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import ase
+import jax
 import numpy as np
 import pytest
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -47,3 +48,18 @@ def test_dielectric_calculator() -> None:
     atoms.info["charge"] = np.nan
     with pytest.raises(DataError, match="total_charge"):
         atoms.get_charges()
+
+
+def test_committee_of_dipoles() -> None:
+    """Mean and variance of the dipole; one compiled program for both."""
+    model = macejax.load(MODEL)
+    other = model._replace(params=jax.tree.map(lambda x: 1.1 * x, model.params))
+    frozen = np.load(MODEL.with_suffix(".npz"))
+    atoms = ase.Atoms(frozen["molecule/numbers"], frozen["molecule/positions"], info={"charge": 2.0})
+    atoms.calc = macejax.Committee([model, other])
+    mean, members = atoms.get_dipole_moment(), atoms.calc.results["dipole_comm"]
+    assert_close(members[0], frozen["molecule/dipole"], ENERGY, "dipole")
+    assert np.abs(members[1] - members[0]).max() > 1e-3
+    np.testing.assert_allclose(mean, members.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(atoms.calc.results["dipole_var"], members.var(axis=0), rtol=1e-14)
+    assert [member.num_compilations for member in atoms.calc.members] == [1, 0]
