@@ -166,9 +166,10 @@ def main() -> None:
     macejax.enable_cache()
     for name in options.systems:
         for row in measure(name, options):
+            bare, cores = 100 * row["beyond_bare_forces"], 100 * row["cpu_beyond_bare_forces"]
             print(
-                f"{row['system']:>14} {row['engine']:>18} {row['ms_per_step']:9.2f} ms/step ({100 * row['beyond_bare_forces']:+6.1f} %), of all "
-                f"cores {row['cpu_ms_per_step']:9.2f} ms ({100 * row['cpu_beyond_bare_forces']:+6.1f} %)   load {row['load']:.1f}",
+                f"{row['system']:>14} {row['engine']:>18} {row['ms_per_step']:9.2f} ms/step ({bare:+6.1f} %), of all cores "
+                f"{row['cpu_ms_per_step']:9.2f} ms ({cores:+6.1f} %)   load {row['load']:.1f}",
                 flush=True,
             )
             if options.out is not None:

@@ -80,7 +80,7 @@ def params_of(subject: Subject, dtype: Any = None) -> Scaled:
 
 def unbatch(prediction: Prediction, graph: jraph.GraphsTuple) -> list[Result]:
     """A batch's prediction, structure by structure."""
-    energy, node_energy, forces, strain, stress = (np.asarray(x, dtype=np.float64) for x in prediction)
+    energy, node_energy, forces, strain, stress = (np.asarray(x, dtype=np.float64) for x in prediction[:5])
     ends = np.cumsum(graph.n_node)
     return [
         Result(float(energy[g]), node_energy[end - n : end], forces[end - n : end], strain[g], stress[g])
