@@ -16,6 +16,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA reports tuning flags of its own cached programs as missing CPU features
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Before numpy: ASE and scipy factorise 3 x 3 matrices by the thousand, for which BLAS would wake threads that then spin.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax  # noqa: E402  (the lines above must come first)
 

@@ -43,6 +43,7 @@ def slab() -> Atoms:
     atoms = fcc111("Cu", size=(2, 1, 3), a=LATTICE, vacuum=6.0)
     atoms.set_constraint(FixAtoms([0, 1]))
     atoms.positions += 13.0  # outside of the cell
+    atoms.info.clear()  # of ASE's builder, which no file can hold
     return atoms
 
 
