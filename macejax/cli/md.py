@@ -50,6 +50,7 @@ def command(
     state: Annotated[Path | None, typer.Option(help="File that the whole state is saved to, for --restart; engine jax only.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps from one save of --state to the next. [default: 1000]")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Go on from --state to step --steps, appending to the output.")] = False,
+    head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Run molecular dynamics with a model. Stops with a sentence where the run explodes."""
@@ -62,7 +63,7 @@ def command(
     ensemble_options = Ensemble(
         ensemble, timestep, temperature, thermostat, relaxation_time, pressure, barostat_time, compressibility, free_shape
     )
-    run = _Run(model, structure, output, log, steps, ensemble_options, seed, every, index, dtype, skin, overwrite)
+    run = _Run(model, structure, output, log, steps, ensemble_options, seed, every, index, dtype, skin, head, overwrite)
     if engine == "ase":
         _with_ase(run)
     else:
@@ -83,6 +84,7 @@ class _Run(NamedTuple):
     frame: int
     dtype: Literal["float32", "float64"]
     skin: float
+    head: str | None
     overwrite: bool
 
 
@@ -94,7 +96,7 @@ def _with_ase(run: _Run) -> None:
     from macejax.simulate.record import read_frames
 
     atoms = read_frames(run.structure, str(run.frame))[0]
-    atoms.calc = calculator = Calculator(run.model, dtype=run.dtype, skin=run.skin)
+    atoms.calc = calculator = Calculator(run.model, dtype=run.dtype, skin=run.skin, head=run.head)
     options = run.ensemble._asdict()
     del options["thermostat"], options["compressibility"]
     with recorder(run.output, run.log, overwrite=run.overwrite) as record, progress("md", run.steps) as show:
@@ -138,6 +140,7 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
             save_every=save_every,
             restart=restart,
             outputs=record.sizes,
+            head=run.head,
         )
     counts = f"{end.num_rebuilds} neighbour lists made, {end.num_replays} chunks replayed"
     typer.echo(f"{_end(end.thermo)}; {counts}; written to {run.output} and {run.log}.")

@@ -16,6 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import DataError, Structure, volume
 from macejax.data.structure import check as check_structure
+from macejax.model.heads import select_head
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
 from macejax.simulate.ensemble import Ensemble, check, keeps_momentum, middle_of, settings_of
@@ -25,7 +26,7 @@ from macejax.simulate.md import Observer, SimulationError, Thermo, hottest, ther
 from macejax.simulate.program import Program, first_evaluation, run_chunk
 from macejax.simulate.restart import FilePath, Saved, load_state, save_state
 from macejax.simulate.row_list import RowList
-from macejax.simulate.system import Evaluation, species_of
+from macejax.simulate.system import Evaluation, check_model, e0s_of, species_of
 
 CHUNK = 100  # steps in one call of the program, and at most what a replay costs
 
@@ -70,6 +71,7 @@ def run_on_device(
     outputs: Callable[[], dict[str, int]] | None = None,
     chunk: int = CHUNK,
     site_energy: SiteEnergy | None = None,
+    head: str | None = None,
 ) -> Outcome:
     """Run a simulation to step `steps`, and leave `atoms` where they then are, with energy, forces and stress.
 
@@ -96,17 +98,23 @@ def run_on_device(
       outputs: what the output files are and how many bytes each has, to be kept in the state file (`Recorder.sizes`).
       chunk: most steps in one call of the program.
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
+      head: which head to use, of a model with several.
 
     Raises:
-      ConfigError: options that are wrong, or that would do nothing. DataError: atoms that are no valid structure, or an element that the
-        model does not know; a state file that is damaged or of another run.
+      ValueError: a head that the model does not have; a model with several heads, none of which was named.
+      ConfigError: options that are wrong, or that would do nothing; a model that reads more than atoms and cell.
+      DataError: atoms that are no valid structure, or an element that the model does not know; a state file that is damaged or of another
+        run.
       SimulationError: a number that is not finite, an absurd temperature, atoms that collapsed, an output that could not be written.
     """
     ensemble = check(ensemble, atoms.pbc)
+    if head is not None or len(model.config.heads) > 1:
+        model = select_head(model, head)
+    check_model(model.config)
     _check(atoms, steps, every, save_every, chunk, dtype, skin, restart, state_file)
     species = species_of(atoms.numbers, model.config.elements)
     conditions = _conditions(atoms, ensemble, model.config.cutoff, dtype, skin, seed)
-    e0s = np.asarray(model.config.e0s, np.float64)[species.index]
+    e0s = e0s_of(model.config, species)
     function = _site_energy(model.config) if site_energy is None else site_energy
     with jax.enable_x64(True):
         settings = settings_of(ensemble, atoms.get_masses())

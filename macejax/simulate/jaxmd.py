@@ -27,10 +27,11 @@ from macejax.data.structure import DataError
 from macejax.model.geometry import edge_vectors
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
+from macejax.potential.predict import energies_of
 from macejax.simulate import list_shape, row_list
 from macejax.simulate.lattice import Pbc
 from macejax.simulate.row_list import RowList
-from macejax.simulate.system import graph_of, species_of
+from macejax.simulate.system import check_model, e0s_of, graph_of, species_of
 
 USE = 0.8  # of the skin, before a list is renewed
 UNUSED = {"kT", "dt", "pressure", "mass", "t", "step", "rng", "key"}  # what jax-md's integrators hand on to every function
@@ -111,9 +112,11 @@ def potential(
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
 
     Raises:
-      DataError: an element that the model does not know, or a periodic direction without a box.
+      ConfigError: a model without energies, with several heads (take one: `macejax.model.heads.select_head`), or that reads more than atoms
+        and cell. DataError: an element that the model does not know, or a periodic direction without a box.
     """
     config = model.config if isinstance(model, Model) else model
+    check_model(config)
     function = build(config).apply if site_energy is None else site_energy
     species = species_of(np.asarray(numbers), config.elements)
     periodic = _pbc(pbc if box is not None else _nothing_periodic(pbc, fractional_coordinates))
@@ -141,7 +144,7 @@ def potential(
         if perturbation is not None:
             vectors = jax_md_space().raw_transform(jnp.asarray(perturbation), vectors)
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        return jnp.sum(function(params, vectors.astype(dtype), graph).astype(R.dtype))
+        return jnp.sum(energies_of(function(params, vectors.astype(dtype), graph)).astype(R.dtype))
 
     return NeighborFns(allocate, update), energy_fn
 
@@ -155,7 +158,7 @@ def position_first(energy_fn: EnergyFn) -> EnergyFn:
 
 def e0_sum(config: ModelConfig, numbers: Sequence[int] | np.ndarray) -> float:
     """Sum of the energies of the isolated atoms (eV): total energy less interaction energy."""
-    return float(np.asarray(config.e0s, np.float64)[species_of(np.asarray(numbers), config.elements).index].sum())
+    return float(e0s_of(config, species_of(np.asarray(numbers), config.elements)).sum())
 
 
 def jax_md_space() -> Any:

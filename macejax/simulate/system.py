@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from macejax.config import ConfigError, ModelConfig
 from macejax.data.species import species_index
 from macejax.model.geometry import edge_vectors
 from macejax.potential import SiteEnergy, assemble
+from macejax.potential.predict import energies_of
 from macejax.simulate.row_list import RowList, settle
 
 
@@ -41,6 +43,25 @@ def species_of(numbers: np.ndarray, elements: Sequence[int]) -> Species:
     index = species_index(np.asarray(numbers), elements)
     table = np.unique(index).astype(np.int32)
     return Species(index, np.searchsorted(table, index).astype(np.int32), table)
+
+
+def check_model(config: ModelConfig) -> None:
+    """Refuse what the graph of `graph_of` has not enough for.
+
+    Raises:
+      ConfigError: no energies, several heads, or inputs beside atoms and cell.
+    """
+    if not config.has_energies:
+        raise ConfigError(f"a {config.model} predicts no energies, so that nothing moves: use a model of energies.")
+    if len(config.heads) > 1:
+        raise ConfigError(f"the model has the heads {', '.join(config.heads)}: say which one (macejax.model.heads.select_head).")
+    if config.has_moments or config.joint_embedding:
+        raise ConfigError(f"this {config.model} reads charges or other inputs beside atoms and cell: run it through ASE (run_md).")
+
+
+def e0s_of(config: ModelConfig, species: Species) -> np.ndarray:
+    """Energy of every isolated atom [N] (eV), of a model with one head."""
+    return np.asarray(config.e0_table[0], np.float64)[species.index]
 
 
 def graph_of(species: Species, positions: jax.Array, cell: jax.Array, rows: RowList) -> jraph.GraphsTuple:
@@ -86,7 +107,7 @@ def evaluate(site_energy: SiteEnergy, params: Any, species: Species, positions: 
     dtype = jnp.result_type(*jax.tree.leaves(params))
 
     def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        node_energy = site_energy(params, vectors.astype(dtype), graph).astype(positions.dtype)
+        node_energy = energies_of(site_energy(params, vectors.astype(dtype), graph)).astype(positions.dtype)
         return jnp.sum(node_energy), node_energy
 
     gradient, node_energy = jax.grad(total, has_aux=True)(edge_vectors(graph))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from ase import Atoms
@@ -11,8 +12,9 @@ from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 from ase.io import read
 
-from macejax.config import ConfigError
+from macejax.config import ConfigError, EmbeddingConfig, ModelConfig
 from macejax.data.structure import DataError
+from macejax.model.mace import init_model
 from macejax.simulate import Calculator, Ensemble, SimulationError, driver, list_shape, recorder, run_md, run_on_device
 from macejax.simulate.md import drift
 from macejax.simulate.program import run_chunk
@@ -344,6 +346,27 @@ def test_float32_is_the_model_s_alone():
 def test_ensembles_are_checked(ensemble, message):
     with pytest.raises(ConfigError, match=message):
         run(molecule("H2O"), 1, ensemble)
+
+
+def test_heads(tmp_path):
+    """One of several, with its own E0s; a model whose head is not named is refused."""
+    config = ModelConfig(
+        elements=(1, 8), heads=("a", "b"), e0s=((-1.0, -2.0), (-3.0, -4.0)), cutoff=3.0, hidden_irreps="2x0e", l_max=1, correlation=1
+    )
+    model = init_model(config, jax.random.key(0), np.float64)
+    with pytest.raises(ValueError, match="a, b"):
+        run_on_device(model, molecule("H2O"), 0)
+    for head in config.heads:
+        atoms, other = molecule("H2O"), molecule("H2O")
+        run_on_device(model, atoms, 0, head=head)
+        other.calc = Calculator(model, head=head)
+        assert atoms.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=SAME)
+
+
+def test_models_that_read_more_than_atoms_and_cell_are_refused():
+    charged = MODEL.config.model_copy(update={"joint_embedding": (EmbeddingConfig(name="total_charge", type="continuous", emb_dim=2),)})
+    with pytest.raises(ConfigError, match="beside atoms and cell"):
+        run_on_device(MODEL._replace(config=charged), copper(), 1, site_energy=morse)
 
 
 def test_options_are_checked():
