@@ -95,7 +95,7 @@ def to_batch(atoms: ase.Atoms | list[ase.Atoms], module: Any) -> dict[str, Any]:
                 data.config_from_atoms(frame, keys, head_name=frame.info.get("head", "Default")),
                 z_table=table,
                 cutoff=float(module.r_max),
-                heads=module.heads,
+                heads=getattr(module, "heads", ["Default"]),
             )
             for frame in frames
         ]
