@@ -17,7 +17,8 @@ def command(
     strain: Annotated[float, typer.Option(min=0.001, max=0.3, help="Largest change of lengths, either way.")] = 0.04,
     points: Annotated[int, typer.Option(min=5, help="Volumes.")] = 9,
     relax: Annotated[bool, typer.Option("--relax", help="Let the atoms settle at every volume, in a cell of constant shape.")] = False,
-    fmax: Annotated[float, typer.Option(help="Largest force that is left, with --relax (eV/Angstrom).")] = 1e-3,
+    fmax: Annotated[float | None, typer.Option(help="With --relax: largest force that is left (eV/Angstrom). [default: 0.001]")] = None,
+    head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     index: Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")] = -1,
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float64",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
@@ -26,15 +27,19 @@ def command(
     from macejax.cli.process import set_up_jax
 
     set_up_jax(dtype)
+    from macejax.config import ConfigError
     from macejax.properties.eos import equation_of_state
     from macejax.properties.report import write_eos_report
     from macejax.simulate import Calculator
     from macejax.simulate.record import read_frames, refuse_existing
 
+    if fmax is not None and not relax:
+        raise ConfigError("--fmax is for --relax, without which nothing moves.")
+    fmax = 1e-3 if fmax is None else fmax
     picture = output.with_suffix(".png")
     refuse_existing((output, picture), overwrite)
     atoms = read_frames(structure, str(index))[0]
-    atoms.calc = Calculator(model, dtype=dtype)
+    atoms.calc = Calculator(model, dtype=dtype, head=head)
     found = equation_of_state(atoms, strain=strain, points=points, relax=relax, fmax=fmax)
     number, lengths = len(atoms), atoms.cell.lengths() * found.scale
     facts = {

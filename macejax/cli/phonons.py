@@ -18,7 +18,8 @@ def command(
         tuple[int, int, int] | None, typer.Option(help="Repetitions along the lattice vectors. [default: twice the cutoff wide]")
     ] = None,
     relax: Annotated[bool, typer.Option(help="Relax atoms and cell first.")] = True,
-    fmax: Annotated[float, typer.Option(help="Largest force that is left by that (eV/Angstrom).")] = 1e-4,
+    fmax: Annotated[float | None, typer.Option(help="Largest force that is left by that (eV/Angstrom). [default: 0.0001]")] = None,
+    head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     method: Annotated[
         Literal["hessian", "displacements"], typer.Option(help="Force constants: exact second derivatives, or differences of forces.")
     ] = "hessian",
@@ -38,6 +39,7 @@ def command(
 
     import numpy as np
 
+    from macejax.config import ConfigError
     from macejax.data.structure import DataError
     from macejax.properties import phonon as physics
     from macejax.properties.report import THERMAL_HEAD, thermal_rows, write_phonon_report
@@ -47,10 +49,13 @@ def command(
     from macejax.train.table import Table, plain
 
     physics.need_phonopy()
+    if fmax is not None and not relax:
+        raise ConfigError("--fmax is of the relaxation, which --no-relax leaves out.")
+    fmax = 1e-4 if fmax is None else fmax
     picture = output.with_suffix(".png")
     refuse_existing((output, picture, *([save] if save else [])), overwrite)
     atoms = read_frames(structure, str(index))[0]
-    calculator = Calculator(model, dtype=dtype)
+    calculator = Calculator(model, dtype=dtype, head=head)
     atoms.calc = calculator
     physics.refuse_open(atoms)
     began = time.perf_counter()

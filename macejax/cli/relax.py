@@ -31,7 +31,9 @@ def command(
         Literal["LBFGS", "FIRE", "BFGS"],
         typer.Option(help="LBFGS and FIRE relax many structures at once; BFGS one by one, through ASE, with any of ASE's constraints."),
     ] = "LBFGS",
-    batch_atoms: Annotated[int, typer.Option(min=1, help="Atoms that run at a time; changes speed and memory, not results.")] = 1024,
+    batch_atoms: Annotated[
+        int | None, typer.Option(min=1, help="Atoms that run at a time; changes speed and memory, not results. [default: 1024]")
+    ] = None,
     trajectory: Annotated[Path | None, typer.Option(help="Every step of every structure (extended XYZ).")] = None,
     log: Annotated[Path | None, typer.Option(help="Structure, step, energy and largest force of every step (JSON lines).")] = None,
     head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
@@ -52,12 +54,13 @@ def command(
     from macejax.simulate.many.files import inputs, saving
     from macejax.simulate.many.report import write_report
 
-    if optimizer == "BFGS" and smax is not None:
-        raise ConfigError("--smax is for LBFGS and FIRE; BFGS would ignore it.")
+    for flag, value in (("--smax", smax), ("--batch-atoms", batch_atoms)):
+        if optimizer == "BFGS" and value is not None:
+            raise ConfigError(f"{flag} is for LBFGS and FIRE; BFGS would ignore it.")
     starts, names = inputs(structures, index)
     options: dict[str, Any] = {"fmax": fmax, "steps": steps, "cell": cell, "pressure": pressure, "dtype": dtype, "head": head}
     if optimizer != "BFGS":
-        options |= {"optimizer": optimizer, "smax": smax, "batch_atoms": batch_atoms}
+        options |= {"optimizer": optimizer, "smax": smax, "batch_atoms": batch_atoms or 1024}
     page, picture = output.with_suffix(".html"), output.with_suffix(".png")
     others = (page, picture) if report else ()
     began, loaded = time.perf_counter(), load_model(model)

@@ -238,6 +238,8 @@ class ModelSection(Section):
                     f"{block} has radial weights that do not vanish with the radial functions, so that energies would jump at the cutoff: "
                     f"set apply_cutoff to false."
                 )
+        if self.so3 and "o" in self._irreps():
+            raise ValueError(f"without parity (so3) no harmonic reaches irreps such as 1o of {self._irreps()!r}: write 1e.")
         # an architecture that is wrong is told here
         self.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0)
         return self

@@ -20,9 +20,9 @@ _PER_GRAPH = ("energy", "stress", "virials", "dipole", "polarizability")
 def to_graphs_tuple(rows: jraph.GraphsTuple) -> jraph.GraphsTuple:
     """The structures of a batch in row form as an ordinary jraph.GraphsTuple of numpy arrays: real atoms, edges and structures only.
 
-    `nodes`: positions, image, species, charges, forces; `edges`: shift; `globals`: cell, origin, total_charge, the other labels, weights,
-    index. A label that is missing
-    is NaN. Units and the edge vector `positions[sender] + shift @ cell - positions[receiver]` are those of THE CONTRACT.
+    `nodes`: positions, image, species, charges, forces; `edges`: shift; `globals`: cell, origin, total_charge, head, the other labels,
+    weights, index; `inputs` of both where there are any. A label that is missing is NaN. Units and the edge vector
+    `positions[sender] + shift @ cell - positions[receiver]` are those of THE CONTRACT.
     """
     from jraph import GraphsTuple
 
@@ -30,12 +30,18 @@ def to_graphs_tuple(rows: jraph.GraphsTuple) -> jraph.GraphsTuple:
     num_slots = len(edge) // max(len(atom), 1)
     graph_of_edge = np.repeat(np.asarray(rows.nodes["graph"]), num_slots)[edge]
     nodes = {key: np.asarray(rows.nodes[key])[atom] for key in ("positions", "image", "species", "charges", "forces")}
+    if "inputs" in rows.nodes:
+        nodes["inputs"] = {name: np.asarray(value)[atom] for name, value in rows.nodes["inputs"].items()}
     nodes["forces"] = np.where(np.asarray(rows.nodes["forces_mask"])[atom], nodes["forces"], np.nan)
     weights = ("weight", *(f"{name}_weight" for name in LABELS))
-    fields = {key: np.asarray(rows.globals[key])[real] for key in ("cell", "origin", "total_charge", "index", *weights, *_PER_GRAPH)}
+    fields = {
+        key: np.asarray(rows.globals[key])[real] for key in ("cell", "origin", "total_charge", "head", "index", *weights, *_PER_GRAPH)
+    }
     for key in _PER_GRAPH:
         known = np.asarray(rows.globals[f"{key}_mask"])[real]
         fields[key] = np.where(known.reshape(-1, *[1] * (fields[key].ndim - 1)), fields[key], np.nan)
+    if "inputs" in rows.globals:
+        fields["inputs"] = {name: np.asarray(value)[real] for name, value in rows.globals["inputs"].items()}
     return GraphsTuple(
         nodes=nodes,
         edges={"shift": np.asarray(rows.edges["shift"])[edge]},
@@ -109,7 +115,10 @@ def _one(graph: jraph.GraphsTuple, number: int, atoms: slice, edges: slice) -> G
         weights={name: float(graph.globals.get(f"{name}_weight", np.ones(number + 1))[number]) for name in LABELS},
         e0=0.0,
         head=int(graph.globals["head"][number]) if "head" in graph.globals else 0,
-        inputs={},
+        inputs={
+            **{name: np.asarray(value[number]) for name, value in graph.globals.get("inputs", {}).items()},
+            **{name: np.asarray(value[atoms]) for name, value in graph.nodes.get("inputs", {}).items()},
+        },
         index=int(graph.globals["index"][number]) if "index" in graph.globals else -1,
         source=f"structure {number} of the graph",
         dipole=label(graph.globals, "dipole", number),

@@ -45,7 +45,7 @@ def pack_all(
     for group, size in zip(groups, needs, strict=True):
         capacity = smallest_fit(capacities, size)
         padded = group + [[]] * (width - len(group))
-        batches = [batch([graphs[member] for member in members], capacity, dtype) for members in padded]
+        batches = [batch([graphs[member] for member in members], capacity, dtype, like=graphs[0]) for members in padded]
         steps.append(Step(batches[0] if num_devices is None else stack(batches), np.concatenate(group)))
     return steps
 

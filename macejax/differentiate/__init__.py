@@ -2,10 +2,10 @@
 
 from macejax.differentiate.crystal import barrier, bulk_modulus, equilibrium_scale, free_cell, free_positions
 from macejax.differentiate.errors import DerivativeError
-from macejax.differentiate.graph import atomic_masses, window
+from macejax.differentiate.graph import atomic_masses, refuse_outside, window
 from macejax.differentiate.implicit import conjugate_gradient, dense, refuse_unsettled, stationary_point
-from macejax.differentiate.rdf import radial_distribution
-from macejax.differentiate.reweight import Frames, make_frames, reweight, value_and_gradient
+from macejax.differentiate.rdf import radial_distribution, refuse_short
+from macejax.differentiate.reweight import Frames, make_frames, refuse_few, reweight, value_and_gradient
 from macejax.differentiate.sample import sampler
 from macejax.differentiate.trajectory import State, Trajectory, check, langevin, maxwell_boltzmann, nve, simulate, start
 
@@ -28,6 +28,9 @@ __all__ = [
     "maxwell_boltzmann",
     "nve",
     "radial_distribution",
+    "refuse_few",
+    "refuse_outside",
+    "refuse_short",
     "refuse_unsettled",
     "reweight",
     "sampler",

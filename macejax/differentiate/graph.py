@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import ase.data
 import jax
@@ -17,7 +18,9 @@ from macejax.data.structure import Structure
 from macejax.differentiate.errors import DerivativeError
 
 
-def window(structure: Structure, elements: Sequence[int], cutoff: float, skin: float, dtype: DTypeLike = np.float64) -> jraph.GraphsTuple:
+def window(
+    structure: Structure, elements: Sequence[int], cutoff: float, skin: float, dtype: DTypeLike = np.float64, **options: Any
+) -> jraph.GraphsTuple:
     """The batch of one structure whose edges reach `skin` beyond the cutoff: right until an atom has moved by half of the skin.
 
     Args:
@@ -26,13 +29,14 @@ def window(structure: Structure, elements: Sequence[int], cutoff: float, skin: f
       cutoff: of the model (Angstrom). Its site energy must not depend on longer edges, as that of a MACE does not.
       skin: Angstrom.
       dtype: of the computation.
+      options: `heads` and `embeddings` of a model that has several heads, or inputs (`build_graph`).
 
     Raises:
       DataError: the structure is invalid, or has an element that the model does not know.
     """
     if not skin >= 0:
         raise ValueError(f"skin must be 0 or more (Angstrom), not {skin}.")
-    return alone(build_graph(structure, elements, cutoff + skin), dtype)
+    return alone(build_graph(structure, elements, cutoff + skin, **options), dtype)
 
 
 def alone(graph: Graph, dtype: DTypeLike = np.float64, slots: int | None = None) -> jraph.GraphsTuple:

@@ -56,6 +56,7 @@ def make_frames(
     temperature: float,
     dtype: DTypeLike = np.float64,
     slots: int | None = None,
+    **options: Any,
 ) -> Frames:
     """Frames of structures that were drawn with `params`.
 
@@ -67,13 +68,14 @@ def make_frames(
       temperature: K.
       dtype: of the computation.
       slots: neighbour slots of an atom, a multiple of 4, so that frames drawn later have the same shape; as many as needed where not given.
+      options: `heads` and `embeddings` of a model that has several heads, or inputs (`build_graph`).
 
     Raises:
       DataError: a structure is invalid, or has more neighbours than there are slots. ValueError: there is no structure.
     """
     if not structures:
         raise ValueError("an average needs at least one frame.")
-    graphs = [build_graph(structure, elements, reach) for structure in structures]
+    graphs = [build_graph(structure, elements, reach, **options) for structure in structures]
     capacity = capacity_for([max(graphs, key=lambda graph: graph.max_degree)])
     capacity = capacity._replace(nodes=max(len(graph.species) for graph in graphs), species=len(elements), slots=slots or capacity.slots)
     stacked = jax.tree.map(jnp.asarray, stack([batch([graph], capacity, dtype) for graph in graphs]))

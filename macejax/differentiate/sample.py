@@ -17,6 +17,12 @@ from macejax.differentiate.graph import alone, atomic_masses
 from macejax.differentiate.trajectory import Trajectory, check, langevin, maxwell_boltzmann, simulate, start
 from macejax.potential import SiteEnergy
 
+# Labels of the start are not those of the frames.
+UNLABELLED: dict[str, Any] = {
+    "energy": np.nan,
+    **dict.fromkeys(("forces", "stress", "virials", "dipole", "polarizability")),
+    "source": "a sampled frame",
+}
 HEADROOM = 1.2  # of neighbour slots: degrees fluctuate, and a compilation costs more than the slots
 
 Sampler = Callable[[Any, Structure, int, jax.Array], list[Structure]]  # (params, start, frames, key) -> frames
@@ -33,6 +39,7 @@ def sampler(
     relaxation_time: float = 100.0,
     skin: float = 2.0,
     dtype: DTypeLike = np.float64,
+    **options: Any,
 ) -> Sampler:
     """A function `(params, structure, frames, key) -> [Structure]` that runs Langevin dynamics and keeps every `every`-th step.
 
@@ -49,6 +56,7 @@ def sampler(
       relaxation_time: of velocities (fs).
       skin: Angstrom; no atom may move by more than half of it between two frames.
       dtype: of the computation.
+      options: `heads` and `embeddings` of a model that has several heads, or inputs (`build_graph`).
 
     Returns:
       the sampler. It raises DerivativeError where an atom leaves the skin, or a number is not finite.
@@ -68,7 +76,7 @@ def sampler(
         velocities = None
         first, *keys = jax.random.split(key, frames + 1)
         for own in keys:
-            found_edges = build_graph(structure, elements, cutoff + skin)
+            found_edges = build_graph(structure, elements, cutoff + skin, **options)
             if found_edges.max_degree > slots:
                 slots = round_slots(found_edges.max_degree * HEADROOM)
             graph = alone(found_edges, dtype, slots)
@@ -76,7 +84,8 @@ def sampler(
                 velocities = maxwell_boltzmann(first, atomic_masses(graph, elements), graph.nodes["mask"], temperature)
             last = check(run(params, graph, velocities, own), skin).last
             velocities = last.velocities
-            structure = structure._replace(positions=np.asarray(last.positions, np.float64)[: len(structure.numbers)])
+            positions = np.asarray(last.positions, np.float64)[: len(structure.numbers)]
+            structure = structure._replace(positions=positions, **UNLABELLED)
             found.append(structure)
         return found
 

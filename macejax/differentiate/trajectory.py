@@ -90,6 +90,7 @@ def langevin(
         after = forces(positions)
         return State(positions, half + scale * after / 2, after)
 
+    step.draws_noise = True  # type: ignore[attr-defined]  # so that `simulate` asks for a key
     return step
 
 
@@ -123,7 +124,7 @@ def simulate(
       step: `nve(...)`, `langevin(...)`, or one's own.
       state: from `start`.
       steps: how many, a multiple of `every`.
-      key: of random numbers, split into one for each step; not needed by nve.
+      key: of random numbers, split into one for each step; not needed by nve, and asked for by langevin.
       observe: a function of the state, called after every `every` steps. What it returns is kept, so let it be small.
       every: steps from one observation to the next.
       segment: observations between two checkpoints of the reverse pass; about the square root of their number where it is not given.
@@ -133,6 +134,8 @@ def simulate(
     """
     if steps < 1 or every < 1 or steps % every:
         raise ValueError(f"steps ({steps}) must be a multiple of every ({every}), both at least 1.")
+    if key is None and getattr(step, "draws_noise", False):
+        raise ValueError("this step draws random numbers: give a key.")
     keys = jax.random.split(jax.random.key(0) if key is None else key, steps).reshape(steps // every, every)
 
     def forces(positions: jax.Array) -> jax.Array:

@@ -65,9 +65,13 @@ def add_head(
       scale, shift: its own (eV), instead of those of `like`.
 
     Raises:
-      ValueError: the name is taken, `like` is no head, or e0s do not fit the elements.
+      ValueError: the name is taken, `like` is no head, e0s do not fit the elements, or the model takes no heads, scale or shift.
     """
     config = model.config
+    if config.model not in ("MACE", "ScaleShiftMACE"):
+        raise ValueError(f"a {config.model} has one head, and takes no other.")
+    if config.model == "MACE" and (scale is not None or shift is not None):
+        raise ValueError("scale and shift have no effect on a MACE; a ScaleShiftMACE has them.")
     if head in config.heads:
         raise ValueError(f"the model has a head {head!r} already.")
     source = len(config.heads) - 1 if like is None else _place(model, like)

@@ -235,8 +235,8 @@ def build(
       config: what to build.
       interaction_first, interaction: own blocks, used instead of the named ones (signature: `macejax.model.interaction`).
       matmul_precision: of matrix products in float32, a name that `jax.default_matmul_precision` knows: "highest" is float32 throughout;
-        "TF32_TF32_F32_X3" and "TF32_TF32_F32" run on the matrix units of NVIDIA GPUs, the first with nearly the same result (errors:
-        experiments/bench/README.md). jax refuses those that the device lacks.
+        "TF32_TF32_F32_X3" and "TF32_TF32_F32" run on the matrix units of NVIDIA GPUs, the first with nearly the same result (errors
+        were measured on an H200). jax refuses those that the device lacks.
 
     Raises:
       ValueError: a block name that is not known, or irreps that this model cannot have.

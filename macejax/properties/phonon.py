@@ -66,13 +66,16 @@ def phonons(
       symmetrize: make a shift of the whole cost nothing, exactly, and the matrix symmetric.
 
     Raises:
-      ConfigError: phonopy is not installed. DataError: the crystal is not periodic in all directions, or its calculator has no Hessian.
+      ConfigError: phonopy is not installed. DataError: the crystal is not periodic in all directions, its calculator has no Hessian, or
+        its model reads more than atoms and cell.
     """
     if method not in ("hessian", "displacements"):
         raise ValueError(f"method must be 'hessian' or 'displacements', not {method!r}.")
     refuse_open(atoms)
     if method == "hessian" and not hasattr(atoms.calc, "get_hessian"):
         raise DataError(f"{type(atoms.calc).__name__} has no Hessian: take method 'displacements', or the calculator of one model.")
+    if getattr(getattr(atoms.calc, "model", None), "config", None) is not None and atoms.calc.model.config.joint_embedding:
+        raise DataError("the model reads the charge or another input of a structure, and nobody knows that of a supercell.")
     phonopy, cells = need_phonopy()
     matrix = np.diag(supercell) if np.ndim(supercell) == 1 else np.asarray(supercell)
     unit = cells(numbers=atoms.numbers, cell=atoms.cell.array, scaled_positions=atoms.get_scaled_positions(), masses=atoms.get_masses())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -113,7 +114,7 @@ def run_on_device(
     check_model(model.config)
     _check(atoms, steps, every, save_every, chunk, dtype, skin, restart, state_file)
     species = species_of(atoms.numbers, model.config.elements)
-    conditions = _conditions(atoms, ensemble, model.config.cutoff, dtype, skin, seed)
+    conditions = _conditions(atoms, ensemble, model, dtype, skin, seed)
     e0s = e0s_of(model.config, species)
     function = _site_energy(model.config) if site_energy is None else site_energy
     with jax.enable_x64(True):
@@ -124,6 +125,8 @@ def run_on_device(
             saved = load_state(state_file)
             limit = saved.conditions.pop("hottest", None)
             _compare(saved.conditions, conditions, state_file)
+            if int(saved.state.step) > steps:
+                raise ConfigError(f"{state_file} is at step {int(saved.state.step)} already, beyond the {steps} steps that are asked for.")
             state, rows = saved.state, saved.rows
         else:
             state, rows = _start(atoms, model.config.cutoff, skin, ensemble, seed)
@@ -199,10 +202,13 @@ def _give_back(atoms: Atoms, state: State, e0s: np.ndarray) -> None:
     atoms.calc = SinglePointCalculator(atoms, **results)
 
 
-def _conditions(atoms: Atoms, ensemble: Ensemble, cutoff: float, dtype: str, skin: float, seed: int) -> dict[str, Any]:
+def _conditions(atoms: Atoms, ensemble: Ensemble, model: Model, dtype: str, skin: float, seed: int) -> dict[str, Any]:
     """What must be the same when a run goes on; JSON."""
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    for leaf in jax.tree.leaves(model.params):
+        digest.update(np.asarray(leaf).tobytes())
     system = {"numbers": atoms.numbers.tolist(), "masses": atoms.get_masses().tolist(), "pbc": atoms.pbc.tolist()}
-    return {**ensemble._asdict(), **system, "cutoff": cutoff, "dtype": dtype, "skin": skin, "seed": seed}
+    return {**ensemble._asdict(), **system, "model": digest.hexdigest(), "dtype": dtype, "skin": skin, "seed": seed}
 
 
 def _compare(saved: dict[str, Any], now: dict[str, Any], path: FilePath) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 
 from macejax.config import ModelConfig
 from macejax.data.inputs import OWN
-from macejax.data.structure import Structure, check
+from macejax.data.structure import DataError, Structure, check
 from macejax.simulate.dielectric import FIXED_CHARGES, fixed_charges
 
 # Where `atoms.info` has what a model may embed, as in mace-torch's calculator; other inputs have their own names.
@@ -23,7 +24,7 @@ def structure_of(atoms: Atoms, config: ModelConfig, info_keys: Mapping[str, str]
     Args:
       atoms: what ASE has.
       config: of the model.
-      info_keys: name of an input -> its name there.
+      info_keys: name of an input -> its name there; an input's own name is understood too.
       source: what an error is about.
 
     Raises:
@@ -32,10 +33,12 @@ def structure_of(atoms: Atoms, config: ModelConfig, info_keys: Mapping[str, str]
     structure = Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), source=source)
     found: dict[str, Any] = {}
     for spec in config.joint_embedding:
-        key = info_keys.get(spec.name, spec.name)
         owner = atoms.info if spec.per == "graph" else atoms.arrays
-        if key in owner:
-            found[spec.name] = owner[key]
+        there = [key for key in dict.fromkeys((info_keys.get(spec.name, spec.name), spec.name)) if key in owner]
+        if len(there) == 2 and not np.array_equal(owner[there[0]], owner[there[1]]):
+            raise DataError(f"{source or 'atoms'}: {there[0]!r} and {there[1]!r} contradict each other: leave one of them out.")
+        if there:
+            found[spec.name] = owner[there[0]]
     if config.has_moments:
         found["charges"] = fixed_charges(atoms, config, info_keys.get("charges", FIXED_CHARGES))
         found["total_charge"] = atoms.info.get(info_keys.get("total_charge", "total_charge"), 0.0)

@@ -12,7 +12,7 @@ import numpy as np
 from macejax.config import LossConfig
 from macejax.data.graph import Graph, model_graphs
 from macejax.data.pack import pack_all
-from macejax.data.structure import LABELS, Structure
+from macejax.data.structure import Structure
 from macejax.model.mace import Model, build
 from macejax.train.loss import loss_terms
 from macejax.train.metrics import ALL
@@ -70,11 +70,6 @@ def label_table(evaluated: Evaluated, structures: Sequence[Structure]) -> Table 
     if not any(value.count for value in errors[ALL].values()):
         return None
     return error_table({ALL: errors}, {ALL: group_sizes(structures)})
-
-
-def label_counts(structures: Sequence[Structure]) -> dict[str, int]:
-    """How many structures have each label."""
-    return {name: sum(getattr(s, name) is not None and np.any(~np.isnan(getattr(s, name))) for s in structures) for name in LABELS}
 
 
 def _frame(graph: Graph, predicted: Predicted) -> dict[str, Any]:

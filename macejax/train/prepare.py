@@ -126,6 +126,14 @@ def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn
     """Heads of the model: those that the configuration names, or those of the training set, in the order in which they come."""
     found = list(dict.fromkeys(structure.head for structure in subsets["train"]))
     heads = tuple(found) if config.model.heads == "auto" else tuple(config.model.heads)
+    every = [structure for structures in subsets.values() for structure in structures]
+    if len(heads) == 1:
+        others = sorted({structure.head for structure in every} - set(heads))
+        if others and not (config.model.heads != "auto" and heads[0] not in found):
+            raise DataError(
+                f"the model has the head {heads[0]!r}, but there are structures of {', '.join(others)}: set data.keys.head to null to take "
+                f"all as one, name all heads in model.heads, or leave those structures out."
+            )
     if len(heads) > 1:
         if missing := [head for head in heads if head not in found]:
             raise DataError(
@@ -133,7 +141,6 @@ def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn
             )
         warn(f"the model gets {len(heads)} heads ({', '.join(heads)}), each with its own readouts, E0s, scale and shift.")
     embedded = {spec.name for spec in config.model.joint_embedding}
-    every = [structure for structures in subsets.values() for structure in structures]
     for field, meaning in (("total_charge", "total charge"), ("total_spin", "spin multiplicity")):
         values = sorted({getattr(structure, field) for structure in every})
         if len(values) > 1 and field not in embedded:
@@ -198,9 +205,8 @@ def _fingerprint(model: ModelConfig, graphs: Mapping[str, Sequence[Graph]]) -> s
     digest = hashlib.sha256(model.model_dump_json().encode())
     for name in ("train", "valid"):
         for graph in graphs[name]:
-            for part in (graph.positions, graph.species, graph.cell, graph.energy, graph.forces, graph.stress, graph.weight):
-                digest.update(np.asarray(np.nan if part is None else part).tobytes())
-            for part in (graph.dipole, graph.polarizability, graph.charges, graph.total_charge) if model.has_moments else ():
-                digest.update(np.asarray(np.nan if part is None else part).tobytes())
+            fields = {field: value for field, value in graph._asdict().items() if field not in ("source", "inputs", "weights")}
+            for field, part in [*fields.items(), *sorted(graph.inputs.items()), *sorted(graph.weights.items())]:
+                digest.update(field.encode() + np.asarray(np.nan if part is None else part).tobytes())
         digest.update(name.encode())
     return digest.hexdigest()

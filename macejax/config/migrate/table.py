@@ -43,7 +43,6 @@ KERNELS = note("macejax has kernels of its own, which are always on.")
 FINE_TUNING = with_flag("foundation_model")
 
 NO_FOUNDATION = "macejax train starts from random weights: it does not fine-tune a foundation model yet."
-NO_LABEL = note("macejax does not read this label.")
 
 
 FLAGS: dict[str, Flag] = {

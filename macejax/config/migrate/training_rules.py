@@ -90,7 +90,10 @@ def key(label: str) -> Rule:
         if flag in arguments.given and label == "forces" and value == "forces":
             yield Note("mace_run_train sets these forces to zero on atoms that a constraint fixes; macejax takes them as they stand.")
         if flag in arguments.given and label == "head":
-            yield Note("mace_run_train overwrites the heads of the structures with its own; macejax refuses data of several heads.")
+            yield Note(
+                "mace_run_train overwrites the heads of the structures with its own; macejax makes a head of each: set data.keys.head to "
+                "null to take them as one."
+            )
 
     return rule
 

@@ -14,6 +14,7 @@ from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.ensemble import BAROSTAT_TIME, COMPRESSIBILITY, RELAXATION_TIME
 from macejax.simulate.inputs import structure_of
 from macejax.simulate.many.drive import Engine, Job, Summary, drive
 from macejax.simulate.many.dynamics import Ensemble, rule
@@ -95,7 +96,7 @@ def run_many(
       pressure: GPa, npt only; None is 0.
       relaxation_time: of the thermostat, fs, nvt and npt only; None is 100.
       barostat_time: of the barostat, fs, npt only; None is 1000.
-      compressibility: 1/GPa, npt only; None is 0.02. A wrong one makes the barostat slower or faster, and changes no average.
+      compressibility: 1/GPa, npt only; None is 0.1. A wrong one makes the barostat slower or faster, and changes no average.
       free_shape: npt only: the whole cell moves, not just the volume.
       seed: of velocities, thermostat and barostat; of one number, system k has `seed + k`.
       every: steps from frame to frame; step 0 and the last one always are frames.
@@ -120,9 +121,9 @@ def run_many(
         "timestep": timestep,
         "temperature": temperature,
         "pressure": 0.0 if pressure is None else pressure,
-        "relaxation_time": 100.0 if relaxation_time is None else relaxation_time,
-        "barostat_time": 1000.0 if barostat_time is None else barostat_time,
-        "compressibility": 0.02 if compressibility is None else compressibility,
+        "relaxation_time": RELAXATION_TIME if relaxation_time is None else relaxation_time,
+        "barostat_time": BAROSTAT_TIME if barostat_time is None else barostat_time,
+        "compressibility": COMPRESSIBILITY if compressibility is None else compressibility,
         "max_temperature": max_temperature,
         "seed": seed + np.arange(len(systems)) if isinstance(seed, int | np.integer) else seed,
     }
