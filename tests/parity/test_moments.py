@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: the frozen fixtures hold the parity")
 pytest.importorskip("mace", reason="mace-torch is not installed: the frozen fixtures hold the parity")
 
+from macejax.checkpoint.torch_basis import TorchImportError
 from macejax.checkpoint.torch_export import save_torch, to_torch
 from macejax.checkpoint.torch_file import load_torch
 from macejax.checkpoint.torch_import import from_torch
@@ -65,3 +66,10 @@ def test_the_last_readout_of_atomic_dipoles_is_zero_in_mace_torch() -> None:
     module.readouts[-1].register_forward_hook(lambda _module, _inputs, out: outputs.append(out.detach().numpy()))
     moments.evaluate(module, moments.charged(reference.molecule()))
     assert outputs and not outputs[0].any()
+
+
+def test_a_module_without_polarizability_is_refused() -> None:
+    """mace-torch reads its readouts at the wrong places then."""
+    module = moments.random_module("AtomicDielectricMACE", **moments.CASES["AtomicDielectricMACE"], use_polarizability=False)
+    with pytest.raises(TorchImportError, match="use_polarizability=False"):
+        from_torch(module)
