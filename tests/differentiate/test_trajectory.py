@@ -147,7 +147,7 @@ def test_padding_stays_at_rest_and_changes_nothing():
     fast = jnp.zeros((7, 3)).at[:4].set(velocities)
     assert not np.any(maxwell_boltzmann(jax.random.key(0), heavy, mask, 300.0)[4:])
     cold = langevin(heavy, mask, 2.0, 1e-30, relaxation_time=1e30)  # with neither noise nor friction it is velocity Verlet
-    end = jax.jit(lambda: run(site_energy, model.params, padded, cold, fast, 3))()
+    end = jax.jit(lambda: run(site_energy, model.params, padded, cold, fast, 3, key=jax.random.key(1)))()
     assert not np.any(end.last.positions[4:]) and not np.any(end.last.velocities[4:])
     plain = jax.jit(lambda: run(site_energy, model.params, graph, nve(masses, 2.0), velocities, 3))()
     np.testing.assert_allclose(end.last.positions[:4], plain.last.positions, atol=1e-11)
@@ -158,6 +158,8 @@ def test_wrong_options_are_refused():
     graph, masses, velocities = prepared(model)
     with pytest.raises(ValueError, match="multiple of every"):
         run(site_energy, model.params, graph, nve(masses, 1.0), velocities, 10, every=3)
+    with pytest.raises(ValueError, match="random numbers: give a key"):
+        run(site_energy, model.params, graph, langevin(masses, graph.nodes["mask"], 1.0, 300.0), velocities, 2)
     with pytest.raises(ValueError, match="skin"):
         window(copper_structure(), model.config.elements, 3.0, -1.0)
 
@@ -172,7 +174,7 @@ def test_in_single_precision():
     step = langevin(masses, graph.nodes["mask"], 2.0, 300.0)
 
     def loss(params):
-        end = run(site_energy, params, graph, step, velocities, 6)
+        end = run(site_energy, params, graph, step, velocities, 6, key=jax.random.key(4))
         return jnp.sum(end.last.positions**2), end
 
     (_, end), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
