@@ -7,6 +7,7 @@ import jraph
 import numpy as np
 import pytest
 
+from macejax.config import EmbeddingConfig
 from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.convert import from_graphs_tuple, to_graphs_tuple
 from macejax.data.graph import build_graph
@@ -82,3 +83,12 @@ def test_faults_are_named() -> None:
         from_graphs_tuple(graph._replace(edges={}))
     with pytest.raises(DataError, match="globals have no 'cell'"):
         from_graphs_tuple(graph._replace(globals=None))
+
+
+def test_heads_and_inputs_come_back() -> None:
+    embeddings = [EmbeddingConfig(name=name, type="continuous", per=per, emb_dim=2) for name, per in (("field", "atom"), ("t", "graph"))]
+    water = zoo.structure("water")._replace(head="b", inputs={"field": np.array([0.1, 0.2, 0.3]), "t": 4.0})
+    graphs = [build_graph(water, zoo.ELEMENTS, zoo.CUTOFF, heads=("a", "b"), embeddings=embeddings)]
+    there = batch(graphs, capacity_for(graphs), np.float64)
+    assert there.globals["head"][0] == 1
+    jax.tree.map(np.testing.assert_array_equal, there, from_graphs_tuple(to_graphs_tuple(there), capacity_for(graphs), np.float64))

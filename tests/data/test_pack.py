@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from macejax.config import EmbeddingConfig
 from macejax.data.graph import build_graph
 from macejax.data.pack import pack_all
 from tests import structures as zoo
@@ -52,3 +53,10 @@ def test_structure_larger_than_the_wish(graphs) -> None:
 
 def test_nothing_to_pack() -> None:
     assert pack_all([]) == []
+
+
+def test_a_device_without_a_structure_has_the_inputs_too() -> None:
+    embeddings = [EmbeddingConfig(name="total_charge", type="continuous", emb_dim=2)]
+    graph = build_graph(zoo.structure("water"), zoo.ELEMENTS, zoo.CUTOFF, embeddings=embeddings)
+    (step,) = pack_all([graph], num_devices=2)
+    assert step.batch.globals["inputs"]["total_charge"].shape == step.batch.globals["mask"].shape

@@ -149,3 +149,10 @@ def test_the_calculator_takes_a_head_charge_and_spin():
     ethanol.info["charge"] = 5
     with pytest.raises(DataError, match="total_charge is 5"):
         ethanol.get_potential_energy()
+    del ethanol.info["charge"]
+    ethanol.info["total_charge"] = 2  # as a training file has it
+    expected = energies(found, labelled._replace(total_charge=2.0))[0]
+    np.testing.assert_allclose(ethanol.get_potential_energy(), expected, rtol=1e-11)
+    ethanol.info["charge"] = 1
+    with pytest.raises(DataError, match="contradict each other"):
+        ethanol.get_potential_energy()

@@ -122,3 +122,20 @@ def test_an_element_that_only_the_test_set_has_is_refused(tmp_path):
     write(tmp_path / "test.xyz", [s._replace(numbers=np.array([7, 1, 1])) for s in waters(2)])
     with pytest.raises(DataError, match=r"test.xyz.*contains N; the model knows only H, O"):
         prepare(configuration(tmp_path, data__test=str(tmp_path / "test.xyz")), pytest.fail)
+
+
+@pytest.mark.parametrize("change", [{"head": "dft"}, {"total_charge": 1.0}, {"weights": {"energy": 0.5}}, {"virials": np.eye(3)}], ids=str)
+def test_everything_that_is_learnt_from_is_in_the_fingerprint(tmp_path, change):
+    """Else a run would go on, silently, with other data."""
+    options = {"model__joint_embedding": [{"name": "total_charge", "type": "continuous", "emb_dim": 2}], "model__heads": ["xtb", "dft"]}
+    options["data__e0s"] = {"H": -1.0, "O": -8.0}
+    before = prepare(configuration(tmp_path, structures=two_heads(), **options), lambda _: None)
+    changed = [s._replace(**change) if n == 3 else s for n, s in enumerate(two_heads())]
+    after = prepare(configuration(tmp_path, structures=changed, **options, model__scale=1.0), lambda _: None)
+    again = prepare(configuration(tmp_path, structures=two_heads(), **options, model__scale=1.0), lambda _: None)
+    assert after.fingerprint not in (before.fingerprint, again.fingerprint)
+
+
+def test_structures_of_a_head_that_the_model_has_not_are_refused(tmp_path):
+    with pytest.raises(DataError, match="has the head 'xtb', but there are structures of dft: set data.keys.head to null"):
+        prepare(configuration(tmp_path, structures=two_heads(), model__heads=["xtb"]), lambda _: None)
