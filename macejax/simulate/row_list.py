@@ -169,7 +169,7 @@ def _search(shape: ListShape, place: jax.Array, table: jax.Array, wrapped: jax.A
     def of_atom(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         target = place[i] + offsets
         image = jnp.floor_divide(target, bins)  # [O, 3]
-        inside = jnp.all((image == 0) | periodic, axis=1)
+        inside = jnp.all((image == 0)[:, ~periodic], axis=1)  # of open directions; of periodic ones, every bin is
         sender = table[(target - image * bins) @ strides]  # [O, per_bin]
         # In this order the vector of the reversed edge is the exact negative, so that both are in the list, or neither.
         r = (wrapped[sender] - wrapped[i]) + (image.astype(wrapped.dtype) @ complete)[:, None]
