@@ -260,6 +260,11 @@ def test_a_damaged_or_foreign_state_is_refused(tmp_path):
             run(atoms, 4, **{"state_file": file, "restart": True, **options})
     with pytest.raises(FileNotFoundError):
         run(copper(), 4, state_file=tmp_path / "none", restart=True)
+    with pytest.raises(ConfigError, match="at step 2 already, beyond the 1 steps"):
+        run(copper(), 1, state_file=file, restart=True)
+    other = MODEL._replace(config=MODEL.config.model_copy(update={"e0s": tuple(e0 + 1 for e0 in MODEL.config.e0s)}))
+    with pytest.raises(DataError, match="cannot go on like this; its model"):
+        run_on_device(other, copper(), 4, ENSEMBLES["nve"], site_energy=morse, skin=0.3, state_file=file, restart=True)
 
 
 def test_runs_that_explode_end_in_the_very_step():
