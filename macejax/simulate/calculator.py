@@ -32,9 +32,10 @@ from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inp
 class Calculator(AseCalculator):
     """Energies (eV), forces (eV/Angstrom), stress (eV/Angstrom^3, ASE's sign) and virials (eV) of a macejax model.
 
-    Properties: `energy` and `free_energy` (equal), `energies` [N] (each with the E0 of its atom), `forces` [N, 3], `stress` [6] in Voigt
-    order xx, yy, zz, yz, xz, xy, and `virials` [N, 3, 3], which sum to -dE/d(strain), every edge shared half and half by its two atoms.
-    Stress exists where the cell has a volume; virials always. Models of dipoles have, instead or besides, `dipole` [3] in the unit of the
+    Properties: `energy` and `free_energy` (equal), `energies` [N] (each with the E0 of its atom), `node_energy` [N] (without), `forces`
+    [N, 3], `stress` [6] in Voigt order xx, yy, zz, yz, xz, xy, `virials` [N, 3, 3], which sum to -dE/d(strain), every edge shared half and
+    half by its two atoms, and `stresses` [N, 6], the same over minus the volume, which sum to `stress`: names of mace-torch's calculator.
+    Stresses exist where the cell has a volume; virials always. Models of dipoles have, instead or besides, `dipole` [3] in the unit of the
     model (`ModelConfig.dipole_unit`: Debye, and e Angstrom of AtomicDielectricMACE, as in mace-torch's calculator), and
     AtomicDielectricMACE `charges` [N] (e), `polarizability` [3, 3] and its spherical components `polarizability_sh` [6].
 
@@ -60,7 +61,7 @@ class Calculator(AseCalculator):
         finite, as where atoms coincide.
     """
 
-    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "virials"]
+    implemented_properties = ["energy", "free_energy", "energies", "node_energy", "forces", "stress", "stresses", "virials"]
 
     def __init__(
         self,
@@ -136,8 +137,10 @@ class Calculator(AseCalculator):
             raise CalculationFailed(f"the energy or force of atom {atom} ({atoms.symbols[atom]}) is not finite: do atoms overlap?")
         energies = node_energy + np.asarray(self.model.config.e0_table[0], np.float64)[species]
         energy = float(np.sum(energies))
-        results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces, "virials": virials}
+        results = {"energy": energy, "free_energy": energy, "energies": energies, "node_energy": node_energy}
+        results |= {"forces": forces, "virials": virials}
         if has_volume:
+            results["stresses"] = np.stack([full_3x3_to_voigt_6_stress(-virial) for virial in virials]) / atoms.get_volume()
             results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress[0], np.float64))
         return results
 

@@ -208,13 +208,22 @@ def test_isolated_atom(variant_case: Case) -> None:
     assert not answer["forces"].any() and not answer["strain_derivative"].any()
 
 
-@pytest.mark.parametrize("first", ["RealAgnostic", pytest.param("RealAgnosticResidual", marks=pytest.mark.slow)])
-def test_parameter_gradient_of_a_force_loss(first: str) -> None:
+GRADIENTS = {
+    "RealAgnostic": {"first": "RealAgnostic", "l_max": 2, "hidden": "4x0e + 4x1o + 4x2e", "seed": 7},
+    "nonlinear": {**VARIANTS["nonlinear-charged"], "use_embedding_readout": False, "hidden": "2x0e + 2x1o"},
+    "RealAgnosticResidual": {"first": "RealAgnosticResidual", "l_max": 2, "hidden": "4x0e + 4x1o + 4x2e", "seed": 7},
+    "density": VARIANTS["density"],
+    "attention": VARIANTS["attention-so3-gaussian"],
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if i < 2 else pytest.mark.slow) for i, name in enumerate(GRADIENTS)])
+def test_parameter_gradient_of_a_force_loss(name: str) -> None:
     """d/d(parameters) of the squared force error, every tensor on its own scale."""
     import torch
 
-    module = reference.random_module(first=first, l_max=2, hidden="4x0e + 4x1o + 4x2e", seed=7)
-    atoms = reference.crystal()
+    module = reference.random_module(**GRADIENTS[name])
+    atoms = with_inputs(reference.crystal(), from_torch(module).config)
     wanted = np.random.default_rng(0).normal(size=(len(atoms), 3))
 
     forces = module(reference.to_batch(atoms, module), training=True, compute_force=True)["forces"]

@@ -87,6 +87,9 @@ def test_forces_stress_and_virials_are_derivatives():
             energies.append(brute_force(strained))
         assert stress[i, j] == pytest.approx((energies[0] - energies[1]) / (2 * h) / atoms.get_volume(), abs=FINITE_DIFFERENCE)
     np.testing.assert_allclose(virials.sum(axis=0), -stress * atoms.get_volume(), atol=SAME)
+    np.testing.assert_allclose(atoms.get_stresses().sum(axis=0), atoms.get_stress(), atol=SAME)
+    e0s = np.asarray(atoms.calc.model.config.e0s)[[atoms.calc.model.config.elements.index(number) for number in atoms.numbers]]
+    np.testing.assert_allclose(atoms.calc.get_property("node_energy") + e0s, atoms.calc.get_property("energies"), atol=SAME)
     np.testing.assert_allclose(virials, np.swapaxes(virials, 1, 2), atol=SAME)
 
 
