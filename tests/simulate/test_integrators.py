@@ -130,6 +130,9 @@ def test_thermostats_sample_the_canonical_ensemble(middle):
         assert abs(potential.mean() - freedoms / 2 * KT) < SIGMA * standard_error(potential)
 
 
+SHORT = 40.0  # time in which trajectories of different timesteps stay together
+
+
 def test_nose_hoover_conserves_its_energy_and_heats_to_the_temperature():
     def seen(state, numbers):
         return total_energy(state, numbers) + chain_energy(state, numbers), kinetic_energy(state, numbers)
@@ -140,7 +143,7 @@ def test_nose_hoover_conserves_its_energy_and_heats_to_the_temperature():
         cold = start(tangle, numbers)
         cold = cold._replace(momenta=0.5 * cold.momenta)
         _, (conserved, kinetic) = run(cold, numbers, nose_hoover, tangle, int(6000 / timestep), seen)
-        spread.append(np.std(conserved))
+        spread.append(np.std(conserved[: int(SHORT / timestep)]))  # later the two trajectories are no longer the same
         kinetic = np.array(kinetic[2000:])
         assert abs(kinetic.mean() - 1.5 * ATOMS * KT) < SIGMA * standard_error(kinetic)
         assert standard_error(kinetic) < 0.01 * 1.5 * ATOMS * KT
