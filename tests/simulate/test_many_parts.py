@@ -130,7 +130,13 @@ def test_the_program_is_one_for_cuda_devices_too(monkeypatch, dtype):
         program = make_program(advance, lanes)
 
         def run(*arrays, **options):
-            texts.append(program.run.trace(*arrays, **options).lower(lowering_platforms=("cuda",)).as_text())
+            traced = program.run.trace(*arrays, **options)
+            try:
+                texts.append(traced.lower(lowering_platforms=("cuda",)).as_text())
+            except RuntimeError as error:
+                if "No supported GPU devices" in str(error):
+                    pytest.skip("this jax lowers kernels for CUDA where there is a device only")
+                raise
             raise InterruptedError
 
         return program._replace(run=lambda params, table, state, block, frames: run(params, table, state, block, frames=frames))
