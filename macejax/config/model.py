@@ -47,7 +47,9 @@ class ModelConfig(Section):
     )
     interaction_first: str = Field("RealAgnostic", description="Block of the first layer.")
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
-    radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")
+    radial_mlp: tuple[int, ...] = Field(
+        (64, 64, 64), description="Hidden widths of the radial network; that of RealAgnosticAttResidual has its own, 256 each."
+    )
     edge_irreps: str | None = Field(
         None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
     )
@@ -184,7 +186,9 @@ class ModelSection(Section):
         None, description="Block of the first layer. null: RealAgnosticResidual for ScaleShiftMACE, RealAgnostic for the others."
     )
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
-    radial_mlp: tuple[int, ...] = Field((64, 64, 64), description="Hidden widths of the radial network.")
+    radial_mlp: tuple[int, ...] = Field(
+        (64, 64, 64), description="Hidden widths of the radial network; that of RealAgnosticAttResidual has its own, 256 each."
+    )
     edge_irreps: str | None = Field(
         None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
     )
