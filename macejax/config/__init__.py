@@ -1,6 +1,7 @@
 """Typed, frozen configuration: sections with defaults and help, YAML in and out."""
 
-from macejax.config.model import EmbeddingConfig, ModelConfig, ModelSection
+from macejax.config.embedding import EmbeddingConfig
+from macejax.config.model import ModelConfig, ModelSection
 from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
 from macejax.config.section import ConfigError, Section

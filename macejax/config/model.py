@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from macejax.config.embedding import EmbeddingConfig
+from macejax.config.architecture import Architecture
 from macejax.config.predicts import PREDICTS, ModelName, check_moments
-from macejax.config.section import Section
 from macejax.data.species import NUMBERS
 
 # Blocks whose radial network reads more than radial functions, or has biases. In mace_run_train their energies jump at the cutoff, unless
@@ -16,7 +15,7 @@ from macejax.data.species import NUMBERS
 UNCUT = ("RealAgnosticAttResidual", "RealAgnosticResidualNonLinear")
 
 
-class ModelConfig(Section):
+class ModelConfig(Architecture):
     """Everything that, beside its parameters, defines a MACE. Defaults are those of mace_run_train."""
 
     model: ModelName = Field(
@@ -28,50 +27,10 @@ class ModelConfig(Section):
     e0s: tuple[float, ...] | tuple[tuple[float, ...], ...] = Field(
         description="Energy of each isolated atom (eV), in the order of elements; for several heads, one such list for each."
     )
-    cutoff: float = Field(5.0, gt=0, description="Cutoff radius (Angstrom).")
-    num_bessel: int = Field(8, ge=1, description="Number of radial basis functions.")
-    radial_basis: Literal["bessel", "gaussian", "chebyshev"] = Field("bessel", description="Kind of the radial basis functions.")
-    cutoff_power: int = Field(5, ge=3, description="Power p of the polynomial cutoff.")
-    apply_cutoff: bool = Field(
-        True, description="Radial functions are cut off. false: the radial weights that the network makes of them are."
-    )
-    distance_transform: Literal["none", "Agnesi", "Soft"] = Field(
-        "none", description="Transform of distances, by covalent radii, before the radial basis."
-    )
-    pair_repulsion: bool = Field(False, description="Add the ZBL repulsion of nuclei closer than the sum of their covalent radii.")
-    hidden_irreps: str = Field("128x0e + 128x1o", description="Irreps of the node features, natural parity, equal multiplicities.")
-    num_interactions: int = Field(2, ge=1, description="Message-passing layers.")
-    l_max: int = Field(3, ge=0, description="Highest degree of the spherical harmonics.")
-    correlation: int | tuple[int, ...] = Field(
-        3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer."
+    hidden_irreps: str = Field(
+        "128x0e + 128x1o", description="Irreps of the node features, 0e first, ascending degree, equal multiplicities."
     )
     interaction_first: str = Field("RealAgnostic", description="Block of the first layer.")
-    interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
-    radial_mlp: tuple[int, ...] = Field(
-        (64, 64, 64), description="Hidden widths of the radial network; that of RealAgnosticAttResidual has its own, 256 each."
-    )
-    edge_irreps: str | None = Field(
-        None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
-    )
-    edge_irreps_first_scalar: bool = Field(False, description="The first layer sends as many scalars as edge_irreps have.")
-    so3: bool = Field(False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too.")
-    agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
-    readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
-    readout_irreps: str = Field(
-        "16x0e",
-        description="Hidden layer of the last, non-linear readout, for each head; a model of dipoles needs vectors there too, such as "
-        "16x0e + 16x1o.",
-    )
-    last_readout_only: bool = Field(False, description="Only the last layer adds to the energy.")
-    joint_embedding: tuple[EmbeddingConfig, ...] = Field(
-        (), description="Inputs beside the structure, such as total_charge, that are added to the features of the elements."
-    )
-    embedding_readout: bool = Field(False, description="The features that joint_embedding makes add to the energy.")
-    gate: Literal["silu", "tanh", "abs", "none"] = Field("silu", description="Non-linearity of the last readout.")
-    contraction_basis: Literal["full", "reduced"] = Field(
-        "full",
-        description="Paths of the product basis that carry weights: every coupling tree, as mace_run_train, or an orthonormal basis.",
-    )
     avg_num_neighbors: float = Field(1.0, gt=0, description="Mean neighbour count over atoms that have one; messages are divided by it.")
     scale: float | tuple[float, ...] = Field(1.0, description="Factor on the summed readouts of each atom (eV), or one for each head.")
     shift: float | tuple[float, ...] = Field(0.0, description="Added to each atom's energy after scaling (eV), or one for each head.")
@@ -144,7 +103,7 @@ class ModelConfig(Section):
         return self.shift if isinstance(self.shift, tuple) else (self.shift,) * len(self.heads)
 
 
-class ModelSection(Section):
+class ModelSection(Architecture):
     """The architecture that a training run asks for. What is `auto` is derived from the training set."""
 
     model: ModelName = Field(
@@ -159,57 +118,15 @@ class ModelSection(Section):
     elements: tuple[int | str, ...] | Literal["auto"] = Field(
         "auto", description="Elements that the model knows, as symbols or atomic numbers. auto: those of the training and validation sets."
     )
-    cutoff: float = Field(5.0, gt=0, description="Cutoff radius (Angstrom).")
-    num_bessel: int = Field(8, ge=1, description="Number of radial basis functions.")
-    radial_basis: Literal["bessel", "gaussian", "chebyshev"] = Field("bessel", description="Kind of the radial basis functions.")
-    cutoff_power: int = Field(5, ge=3, description="Power p of the polynomial cutoff.")
-    apply_cutoff: bool = Field(
-        True, description="Radial functions are cut off. false: the radial weights that the network makes of them are."
-    )
     num_channels: int | None = Field(None, ge=1, description="Channels of every irrep, with max_L instead of hidden_irreps. null: 128.")
     max_L: int | None = Field(
         None, ge=0, description="Highest degree of the node features, with num_channels instead of hidden_irreps. null: 1."
     )
-    distance_transform: Literal["none", "Agnesi", "Soft"] = Field(
-        "none", description="Transform of distances, by covalent radii, before the radial basis."
-    )
-    pair_repulsion: bool = Field(False, description="Add the ZBL repulsion of nuclei closer than the sum of their covalent radii.")
     hidden_irreps: str | None = Field(
         None, description="Irreps of the node features, such as '128x0e + 128x1o'. null: from num_channels and max_L."
     )
-    num_interactions: int = Field(2, ge=1, description="Message-passing layers.")
-    l_max: int = Field(3, ge=0, description="Highest degree of the spherical harmonics.")
-    correlation: int | tuple[int, ...] = Field(
-        3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer."
-    )
     interaction_first: str | None = Field(
         None, description="Block of the first layer. null: RealAgnosticResidual for ScaleShiftMACE, RealAgnostic for the others."
-    )
-    interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
-    radial_mlp: tuple[int, ...] = Field(
-        (64, 64, 64), description="Hidden widths of the radial network; that of RealAgnosticAttResidual has its own, 256 each."
-    )
-    edge_irreps: str | None = Field(
-        None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
-    )
-    edge_irreps_first_scalar: bool = Field(False, description="The first layer sends as many scalars as edge_irreps have.")
-    so3: bool = Field(False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too.")
-    agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
-    readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
-    readout_irreps: str = Field(
-        "16x0e",
-        description="Hidden layer of the last, non-linear readout, for each head; a model of dipoles needs vectors there too, such as "
-        "16x0e + 16x1o.",
-    )
-    last_readout_only: bool = Field(False, description="Only the last layer adds to the energy.")
-    joint_embedding: tuple[EmbeddingConfig, ...] = Field(
-        (), description="Inputs beside the structure, such as total_charge, that are added to the features of the elements."
-    )
-    embedding_readout: bool = Field(False, description="The features that joint_embedding makes add to the energy.")
-    gate: Literal["silu", "tanh", "abs", "none"] = Field("silu", description="Non-linearity of the last readout.")
-    contraction_basis: Literal["full", "reduced"] = Field(
-        "full",
-        description="Paths of the product basis that carry weights: every coupling tree, as mace_run_train, or an orthonormal basis.",
     )
     avg_num_neighbors: float | Literal["auto"] = Field(
         "auto", description="Messages are divided by it. auto: mean neighbour count of the training set."
