@@ -263,6 +263,7 @@ class _Unpickler(pickle.Unpickler):
         self._classes: dict[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """What stands in for a name of the file; TorchImportError where nothing does."""
         if (module, name) in KNOWN:
             return KNOWN[module, name]
         if module == "torch" and name in STORAGES:
