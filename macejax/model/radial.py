@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,12 +54,27 @@ BASES = {"bessel": bessel, "gaussian": gaussian, "chebyshev": chebyshev}
 
 def polynomial_cutoff(lengths: jax.Array, cutoff: float | jax.Array, power: int) -> jax.Array:
     """Envelope that falls from 1 to 0 with two continuous derivatives at the cutoff (Gasteiger et al. 2020, eq. 8); 0 beyond."""
-    p = float(power)
     u = lengths / cutoff
     inside = u < 1
-    u = jnp.where(inside, u, 1)
-    high = p * (p + 2) * u - (p + 1) * (p + 2) / 2 - p * (p + 1) / 2 * u**2
-    return jnp.where(inside, 1 + u**power * high, 0)
+    return jnp.where(inside, _envelope(jnp.where(inside, u, 1), power), 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _envelope(u: jax.Array, power: int) -> jax.Array:
+    """(1 - u)^3 sum_{k < p} (k + 1)(k + 2)/2 u^k, which is 1 - (p + 1)(p + 2)/2 u^p + p(p + 2) u^(p + 1) - p(p + 1)/2 u^(p + 2): as written
+    first nothing cancels, where the terms of the second are 50 times its value and more.
+    """
+    total = jnp.zeros_like(u)
+    for k in reversed(range(power)):
+        total = total * u + (k + 1) * (k + 2) / 2
+    return (1 - u) ** 3 * total
+
+
+@_envelope.defjvp
+def _(power: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (u,), (tangent,) = primals, tangents
+    slope = -power * (power + 1) * (power + 2) / 2 * u ** (power - 1) * (1 - u) ** 2
+    return _envelope(u, power), slope * tangent
 
 
 def agnesi(lengths: jax.Array, radii: jax.Array) -> jax.Array:
