@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from macejax.data.classes import SLOT_STEP, Classes, choose_classes, hold, rows_above, sort_rows
 from macejax.data.graph import Graph
 from macejax.data.structure import LABELS, DataError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 # Labels of structures that are no scalars.
 TENSORS = {"stress": (3, 3), "virials": (3, 3), "dipole": (3,), "polarizability": (3, 3)}
-SLOT_STEP = 4  # neighbour slots per atom come in multiples of this
 
 
 class Capacity(NamedTuple):
@@ -26,15 +26,37 @@ class Capacity(NamedTuple):
     slots: int  # M, neighbour slots per atom, a multiple of 4
     graphs: int  # G, structures; at least one more than there are real ones
     species: int  # S, slots of the species table
+    classes: Classes = ()  # of rows with like numbers of slots, (rows, slots) in ascending order; none where all rows have M
+
+    def holds(self, need: Capacity) -> bool:
+        """Whether what needs that much fits."""
+        return all(room >= size for room, size in zip(self[:4], need[:4], strict=True)) and hold(self.classes, need.classes, *need[:2])
+
+    @property
+    def num_slots(self) -> int:
+        """Slots that are computed."""
+        return sum(rows * width for rows, width in self.classes) or self.nodes * self.slots
 
 
-def capacity_for(graphs: Sequence[Graph], growth: float = 1.0) -> Capacity:
-    """The smallest capacity that holds all the graphs in one batch, atoms and slots grown by a factor of at least 1."""
+def capacity_for(graphs: Sequence[Graph], growth: float = 1.0, classes: int = 1) -> Capacity:
+    """The smallest capacity that holds all the graphs in one batch, atoms and slots grown by a factor of at least 1.
+
+    Args:
+      graphs: what to hold.
+      growth: room for more.
+      classes: rows may come in so many classes of like degree: each costs a part of the compilation again, and saves slots of atoms
+        with few neighbours.
+    """
     if growth < 1:
         raise ValueError(f"growth must be 1 or more, not {growth}.")
     species = _joined([graph.species for graph in graphs], np.zeros(0, np.int32))
     degree = max((graph.max_degree for graph in graphs), default=0)
-    return Capacity(max(ceil(len(species) * growth), 1), round_slots(degree * growth), len(graphs) + 1, max(len(_present(species)), 1))
+    nodes, slots = max(ceil(len(species) * growth), 1), round_slots(degree * growth)
+    found: Classes = ()
+    if classes > 1:
+        degrees = _joined([np.bincount(graph.receivers, minlength=len(graph.species)) for graph in graphs], np.zeros(0))
+        found = choose_classes(np.ceil(rows_above(degrees * growth, slots) * growth).astype(int), nodes, slots, classes)
+    return Capacity(nodes, slots, len(graphs) + 1, max(len(_present(species)), 1), found)
 
 
 def round_slots(degree: float) -> int:
@@ -63,6 +85,8 @@ def batch(graphs: Sequence[Graph], capacity: Capacity, dtype: Any = np.float32, 
     n_node[len(graphs)] = capacity.nodes - counts.sum()
     nodes, table = _nodes(graphs, n_node, capacity, dtype)
     senders, receivers, edges = _edges(graphs, counts, capacity)
+    if capacity.classes:
+        nodes |= _classes(edges["mask"].reshape(capacity.nodes, -1).sum(axis=1), capacity)
     of_nodes, of_graphs = _inputs(graphs, graphs[0] if graphs else like, capacity, dtype)
     return GraphsTuple(
         nodes=nodes | of_nodes,
@@ -99,10 +123,11 @@ def _refuse_overflow(graphs: Sequence[Graph], capacity: Capacity) -> None:
     need = capacity_for(graphs)
     if capacity.slots % SLOT_STEP or capacity.slots < SLOT_STEP:
         raise ValueError(f"a capacity has a multiple of {SLOT_STEP} slots, not {capacity.slots}.")
-    for name, size, room in zip(Capacity._fields, need, capacity, strict=True):
+    for name, size, room in zip(Capacity._fields[:4], need[:4], capacity[:4], strict=True):
         if size > room and not (name == "nodes" and not graphs):
             raise DataError(
-                f"the batch needs {size} {name}, but its capacity is {room} {name} (needed {tuple(need)}, there is {tuple(capacity)})."
+                f"the batch needs {size} {name}, but its capacity is {room} {name}"
+                f" (needed {tuple(need[:4])}, there is {tuple(capacity[:4])})."
             )
 
 
@@ -131,6 +156,18 @@ def _nodes(graphs: Sequence[Graph], n_node: np.ndarray, capacity: Capacity, dtyp
         "image": _padded(_joined([_or_zeros(graph.images, graph, 3) for graph in graphs], no_rows), size, np.int32),
     }
     return nodes, table
+
+
+def _classes(degrees: np.ndarray, capacity: Capacity) -> dict[str, Any]:
+    if sum(rows for rows, _ in capacity.classes) != capacity.nodes or max(width for _, width in capacity.classes) > capacity.slots:
+        raise ValueError(f"the classes {capacity.classes} are not those of {capacity.nodes} rows of at most {capacity.slots} slots.")
+    classes = sort_rows(degrees, capacity.classes)
+    for width, atoms in classes.items():
+        if (most := int(degrees[atoms].max())) > width:
+            raise DataError(f"an atom of the batch needs {most} slots, but all rows of more than {width} are taken ({capacity.classes}).")
+    row = np.empty(capacity.nodes, np.int32)
+    row[np.concatenate(list(classes.values()))] = np.arange(capacity.nodes, dtype=np.int32)
+    return {"classes": classes, "row": row}
 
 
 def _forces(graph: Graph) -> np.ndarray:

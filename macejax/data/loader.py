@@ -12,7 +12,7 @@ import numpy as np
 from macejax.data.batch import Capacity, batch, stack
 from macejax.data.graph import Graph
 from macejax.data.order import order
-from macejax.data.shapes import choose_capacities, need, sizes_of, smallest_fit, spread, worst_need
+from macejax.data.shapes import choose_capacities, need, sizes_of, smallest_fit, spread, with_classes, worst_need
 from macejax.data.structure import DataError
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class Loader:
         self.steps_per_epoch = -(-len(graphs) // batch_size)
         per_device = -(-min(batch_size, len(graphs)) // num_devices)
         worst = worst_need(self._sizes, per_device)
-        self.capacities: list[Capacity] = choose_capacities(self._sample(), worst, shapes)
+        needs = self._sample()
+        self.capacities: list[Capacity] = with_classes(choose_capacities(needs, worst, shapes), needs, shapes)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Step]:
         """The steps of an epoch, from `start_step` on."""
@@ -108,7 +109,7 @@ class Loader:
         permutation = order(len(self._graphs), self._seed, 0)
         used = [smallest_fit(self.capacities, need(self._sizes, self._bins(permutation, step))) for step in range(self.steps_per_epoch)]
         nodes = sum(capacity.nodes for capacity in used) * self._num_devices
-        slots = sum(capacity.nodes * capacity.slots for capacity in used) * self._num_devices
+        slots = sum(capacity.num_slots for capacity in used) * self._num_devices
         return {
             "slot_efficiency": int(self._sizes.edges.sum()) / slots,
             "node_efficiency": int(self._sizes.nodes.sum()) / nodes,

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from macejax.data.batch import batch, stack
+from macejax.data.batch import Capacity, batch, stack
 from macejax.data.graph import Graph
 from macejax.data.loader import Step
-from macejax.data.shapes import Sizes, choose_capacities, need, sizes_of, smallest_fit
+from macejax.data.shapes import Sizes, choose_capacities, need, sizes_of, smallest_fit, with_classes
 
 OPEN_BINS = 32  # bins that are tried for the next structure
 
@@ -39,8 +39,8 @@ def pack_all(
     width = num_devices or 1
     groups = [bins[start : start + width] for start in range(0, len(bins), width)]
     needs = [need(sizes, group) for group in groups]
-    worst = type(needs[0])(*np.max(needs, axis=0).tolist())
-    capacities = choose_capacities(needs, worst, shapes)
+    worst = Capacity(*np.max([size[:4] for size in needs], axis=0).tolist())
+    capacities = with_classes(choose_capacities(needs, worst, shapes), needs, shapes)
     steps = []
     for group, size in zip(groups, needs, strict=True):
         capacity = smallest_fit(capacities, size)

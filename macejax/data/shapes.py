@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from macejax.data.batch import Capacity, round_slots
+from macejax.data.classes import SLOT_STEP, Classes, all_classes, choose_classes, rows_above
 from macejax.data.graph import Graph
 
 WORTHWHILE = 0.05  # a further shape must save this part of all slots, for it costs a compilation
+CLASS_MARGIN = 1.1  # wide rows beyond those of the steps that were looked at
 CUTS = 64  # sizes at which a further shape is tried
 
 
@@ -21,21 +23,26 @@ class Sizes(NamedTuple):
     edges: np.ndarray  # [n] edges
     slots: np.ndarray  # [n] largest degree, rounded as slots are
     species: list[int]  # [n] one bit per element present
+    above: np.ndarray  # [n, W] atoms that need more than 4, 8, ... slots, W the same for all
 
 
 def sizes_of(graphs: Sequence[Graph]) -> Sizes:
     """Sizes of all the graphs."""
+    widest = round_slots(max((graph.max_degree for graph in graphs), default=0))
+    degrees = (np.bincount(graph.receivers, minlength=len(graph.species)) for graph in graphs)
     return Sizes(
         nodes=np.array([len(graph.species) for graph in graphs], np.int64),
         edges=np.array([len(graph.senders) for graph in graphs], np.int64),
         slots=np.array([round_slots(graph.max_degree) for graph in graphs], np.int64),
         species=[sum(1 << kind for kind in np.unique(graph.species).tolist()) for graph in graphs],
+        above=np.array([rows_above(found, widest) for found in degrees], np.int64).reshape(len(graphs), -1),
     )
 
 
 def need(sizes: Sizes, bins: Sequence[Sequence[int] | np.ndarray]) -> Capacity:
-    """The smallest capacity that every one of the bins (lists of structures) fits."""
+    """The smallest capacity that every one of the bins (lists of structures) fits, with a class for every number of slots."""
     nodes = slots = graphs = species = 1
+    above = np.zeros(sizes.above.shape[1], np.int64)
     for members in bins:
         if len(members):
             present = 0
@@ -45,7 +52,8 @@ def need(sizes: Sizes, bins: Sequence[Sequence[int] | np.ndarray]) -> Capacity:
             slots = max(slots, int(sizes.slots[members].max()))
             graphs = max(graphs, len(members))
             species = max(species, present.bit_count())
-    return Capacity(nodes, round_slots(slots), graphs + 1, species)
+            above = np.maximum(above, sizes.above[members].sum(axis=0))
+    return Capacity(nodes, round_slots(slots), graphs + 1, species, all_classes(above, nodes, round_slots(slots)))
 
 
 def worst_need(sizes: Sizes, count: int) -> Capacity:
@@ -64,7 +72,7 @@ def choose_capacities(needs: Sequence[Capacity], worst: Capacity, limit: int) ->
     Steps are sorted by their slots; a capacity is the largest need up to some cut. Cuts are added one by one where they save most, as long
     as that is worthwhile.
     """
-    table = np.array(sorted(needs, key=lambda size: size.nodes * size.slots)).reshape(-1, len(worst))
+    table = np.array(sorted((size[:4] for size in needs), key=lambda size: size[0] * size[1])).reshape(-1, 4)
     running = np.maximum.accumulate(table, axis=0)
     slots = running[:, 0] * running[:, 1]
     candidates = sorted({int(cut) for cut in np.linspace(0, len(table) - 1, CUTS)}) if len(table) else []
@@ -85,10 +93,37 @@ def choose_capacities(needs: Sequence[Capacity], worst: Capacity, limit: int) ->
     return [Capacity(*running[cut].tolist()) for cut in sorted(cuts)] + [worst]
 
 
+def with_classes(capacities: Sequence[Capacity], needs: Sequence[Capacity], limit: int) -> list[Capacity]:
+    """The same capacities, with classes where they save slots on the steps with these needs.
+
+    A step that does not find enough wide rows takes the next capacity. So the last, which has to hold any step, has no classes; one of its
+    size that has some comes before it, if there may be another.
+    """
+    found: list[Capacity] = []
+    for capacity in capacities:
+        steps = [size for size in needs if smallest_fit(capacities, size) is capacity]
+        classes: Classes = ()
+        if steps:
+            above = np.max([_above(size, capacity.slots) for size in steps], axis=0)
+            classes = choose_classes(np.ceil(CLASS_MARGIN * above).astype(int), capacity.nodes, capacity.slots)
+        last = capacity is capacities[-1]
+        if classes and (not last or len(capacities) < limit):
+            found.append(capacity._replace(classes=classes))
+        if last or not found or found[-1][:4] != capacity[:4]:
+            found.append(capacity)
+    return found
+
+
+def _above(size: Capacity, slots: int) -> np.ndarray:
+    """Rows of a need that are wider than 4, 8, ... slots."""
+    widths = np.array(size.classes or ((size.nodes, size.slots),))
+    return np.sum(widths[:, :1] * (widths[:, 1:] > np.arange(SLOT_STEP, slots, SLOT_STEP)), axis=0)
+
+
 def smallest_fit(capacities: Sequence[Capacity], size: Capacity) -> Capacity:
     """The first capacity that is large enough."""
     for capacity in capacities:
-        if all(room >= wanted for room, wanted in zip(capacity, size, strict=True)):
+        if capacity.holds(size):
             return capacity
     raise RuntimeError(f"no capacity of {[tuple(capacity) for capacity in capacities]} holds {tuple(size)}.")
 

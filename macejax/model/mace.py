@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +26,6 @@ from macejax.model.architecture import (
 from macejax.model.attention import RealAgnosticAttResidual
 from macejax.model.edges import make_edges, make_heads, make_species, repulsion
 from macejax.model.embedding import JointEmbedding, NodeEmbedding
-from macejax.model.geometry import rows
 from macejax.model.initial import example_graph, first_values
 from macejax.model.interaction import (
     Features,
@@ -39,13 +37,15 @@ from macejax.model.interaction import (
     factorises,
     of_atoms,
 )
+from macejax.model.layer import Layer, inputs_of, map_layer
 from macejax.model.linear import Species
 from macejax.model.nonlinear import RealAgnosticResidualNonLinear
 from macejax.model.product import ProductBasis
 from macejax.model.readout import READOUTS, LinearReadout
-from macejax.ops.blocks import Gathered, block_size, map_energies
-from macejax.ops.convolution import Edges, bytes_per_atom
-from macejax.ops.gather import gather_neighbors
+from macejax.model.rows import Layout, make_layout
+from macejax.ops.blocks import Gathered, block_size, num_blocks
+from macejax.ops.convolution import bytes_per_atom
+from macejax.ops.gather import gather_classes
 
 Block = Callable[..., nn.Module]
 
@@ -61,19 +61,6 @@ INTERACTIONS: dict[str, Block] = {
         RealAgnosticResidualNonLinear,
     )
 }
-
-
-class Layer(NamedTuple):
-    """The modules of a layer; without a readout it adds nothing to the energy."""
-
-    interaction: nn.Module
-    product: nn.Module
-    readout: nn.Module | None
-
-    def __call__(self, neighbors: Any, h: Features, edges: Edges, species: Species, heads: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """Features [N, D, K] and energies [N]."""
-        values = self.product(*self.interaction(neighbors, h, edges, species), species)
-        return values, None if self.readout is None else self.readout(values, heads)
 
 
 class Layers(NamedTuple):
@@ -143,25 +130,28 @@ class MACE(nn.Module):
         # Traced under this precision, products and their derivatives keep it: the default is TF32 on recent GPUs and bfloat16 on TPUs.
         precision = self.matmul_precision if vectors.dtype == jnp.float32 else "highest"
         with jax.default_matmul_precision(precision):
-            edges, species = make_edges(vectors, graph, config), make_species(graph, vectors.dtype)
-            heads = make_heads(graph, len(config.heads), vectors.dtype)
-            senders, reverse = rows(graph.senders, graph), graph.edges["reverse"]
+            species, heads = make_species(graph, vectors.dtype), make_heads(graph, len(config.heads), vectors.dtype)
             h, embedded = self._embed(graph, species, heads, vectors.dtype)
+            layout = make_layout(graph)
+            edges = layout.slots_by_class(make_edges(vectors, graph, config))
+            species, heads = Species(species.table, layout.enter(species.member)), layout.enter(heads)
+            h = h if h.of_elements else Features(layout.enter(h.values), of_elements=False)
             features: list[jax.Array] = []
             energies: list[jax.Array] = []
             last = config.num_interactions - 1
             for t in range(config.num_interactions):
-                layer, options = self._layer(t), self._options(t)
+                layer = self._layer(t)
                 sent = layer.interaction.send(h)
                 if 0 < t == last and energies_alone and not self.is_initializing():
-                    size = block_size(bytes_per_atom(senders.shape[1], options.sent_channels, options.paths, vectors.dtype), len(senders))
-                    gathered = Gathered(sent.values, senders, reverse)
-                    energies.append(_map_layer(layer, gathered, h, edges, species, heads, size))
+                    gathered = Gathered(sent.values, layout.senders, layout.reverse)
+                    parts = inputs_of(layout, (None,) * len(edges), edges, h, species, heads)
+                    energies.append(layout.leave(map_layer(layer, gathered, parts, self._num_blocks(t, layout, vectors.dtype))))
                     continue
-                neighbors = sent if factorises(sent, species) else gather_neighbors(of_atoms(sent, species), senders, reverse)
-                values, energy = layer(neighbors, h, edges, species, heads)
-                energies += [] if energy is None else [energy]
-                features.append(values)
+                shared = factorises(sent, species)
+                neighbors = (sent,) * len(edges) if shared else gather_classes(of_atoms(sent, species), *layout[1:3])
+                values, energy = layer(inputs_of(layout, neighbors, edges, h, species, heads))
+                energies += [] if energy is None else [layout.leave(energy)]
+                features.append(layout.leave(values))
                 h = Features(values, of_elements=False)
             return Layers(features, energies, embedded)
 
@@ -176,6 +166,13 @@ class MACE(nn.Module):
         if not config.embedding_readout:
             return h, None
         return h, LinearReadout(len(config.heads), name="embedding_readout")(h.values, heads)
+
+    def _num_blocks(self, t: int, layout: Layout, dtype: jnp.dtype) -> int:
+        """Of how many blocks of atoms a layer is made where they bound its temporaries."""
+        options, atoms = self._options(t), sum(count for count, _ in layout.shapes)
+        slots = sum(count * width for count, width in layout.shapes)
+        size = block_size(bytes_per_atom(-(-slots // max(atoms, 1)), options.sent_channels, options.paths, dtype), atoms)
+        return num_blocks(size, layout.shapes)
 
     def _layer(self, t: int) -> Layer:
         config, options = self.config, self._options(t)
@@ -273,19 +270,3 @@ def parameter_shapes(config: ModelConfig) -> Any:
 def count_parameters(config: ModelConfig) -> int:
     """Number of trainable numbers, without computing any."""
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
-
-
-def _map_layer(layer: Layer, neighbors: Gathered, h: Features, edges: Edges, species: Species, heads: jax.Array, size: int) -> jax.Array:
-    """Energies of a layer, block by block."""
-    modules: Sequence[Any] = layer
-    params = [module.variables["params"] for module in modules]
-    unbound = [module.clone(parent=None) for module in modules]
-
-    def energies(params: tuple[Any, jax.Array], neighbors: jax.Array, arrays: tuple[Any, ...]) -> jax.Array:
-        (weights, table), (values, edges, member, heads) = params, arrays
-        interaction, product, readout = (functools.partial(m.apply, {"params": w}) for m, w in zip(unbound, weights, strict=True))
-        species = Species(table, member)
-        found = Layer(interaction, product, readout)(neighbors, Features(values, of_elements=False), edges, species, heads)
-        return found[1]
-
-    return map_energies(energies, (params, species.table), neighbors, (h.values, edges, species.member, heads), size)

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from macejax.ops.gather import gather_neighbors
+from macejax.ops.gather import gather_classes
 
 # Temporaries of one block on a CPU. Beyond the caches XLA:CPU is bound by page faults: silicon, 64 atoms, 8 per block 65 ms, all in one
-# 900 ms.
+# 900 ms. So little that one block may hold it all is quicker without a loop: aspirin 9.5 ms, in six blocks 11.0 ms.
 _BLOCK_BYTES = 4 * 2**20
+_WHOLE_BYTES = 16 * 2**20
 _DEVICE_SHARE = 1 / 8  # of an accelerator's memory, for the temporaries of one block
+Groups = tuple[tuple[jax.Array, ...], ...]
 _forward_mode = contextvars.ContextVar("forward_mode", default=False)
 
 
@@ -32,6 +35,8 @@ def block_size(bytes_per_atom: int, num_atoms: int, factor: int = 1) -> int:
       factor: how much larger than usual a block may be.
     """
     if jax.default_backend() == "cpu":
+        if num_atoms * bytes_per_atom <= _WHOLE_BYTES:
+            return num_atoms or 1
         size = 1
         while size < num_atoms and 2 * size * bytes_per_atom <= factor * _BLOCK_BYTES:
             size *= 2
@@ -53,44 +58,68 @@ def map_blocks(function: Callable[..., tuple[jax.Array, ...]], arrays: tuple[jax
 
     The function must treat rows independently; the last block is filled with zeros, whose results are dropped.
     """
-    num = arrays[0].shape[0]
-    if size >= num:
-        return function(*arrays)
-    blocks = -(-num // size)
+    return map_groups(lambda group: (function(*group),), (arrays,), -(-arrays[0].shape[0] // size))[0]
+
+
+def map_groups(function: Callable[..., Groups], groups: Groups, blocks: int) -> Groups:
+    """The same for groups of arrays, each group with a leading axis of its own: every block gets its share of each.
+
+    Args:
+      function: `(*groups) -> groups`, as many; what it makes of a group has the group's leading axis.
+      groups: of arrays.
+      blocks: how many.
+    """
+    counts = [group[0].shape[0] for group in groups]
+    if blocks <= 1:
+        return function(*groups)
 
     def split(x: jax.Array) -> jax.Array:
-        padded = jnp.pad(x, [(0, blocks * size - num)] + [(0, 0)] * (x.ndim - 1))
+        size = -(-x.shape[0] // blocks)
+        padded = jnp.pad(x, [(0, blocks * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape((blocks, size) + x.shape[1:])
 
-    outputs = jax.lax.map(jax.checkpoint(lambda block: function(*block)), tuple(split(x) for x in arrays))
-    return tuple(x.reshape((blocks * size,) + x.shape[2:])[:num] for x in outputs)
+    outputs = jax.lax.map(jax.checkpoint(lambda block: function(*block)), tuple(tuple(split(x) for x in group) for group in groups))
+    return tuple(tuple(x.reshape((-1,) + x.shape[2:])[:count] for x in group) for group, count in zip(outputs, counts, strict=True))
+
+
+def num_blocks(size: int, shapes: Sequence[tuple[int, int]]) -> int:
+    """How many blocks of about `size` atoms to make of classes of rows (N_c, M_c).
+
+    Of several classes a block has a few rows of each, for which more atoms to a block make up: of the numbers from half to all of the
+    blocks that one class would have, that which leaves fewest slots empty.
+    """
+    most = max(-(-sum(rows for rows, _ in shapes) // size), 1)
+    if len(shapes) == 1:
+        return most
+    return min(range(-(-most // 2), most + 1), key=lambda blocks: sum(-(-rows // blocks) * blocks * width for rows, width in shapes))
 
 
 class Gathered(NamedTuple):
-    """Features of neighbours that are gathered when they are needed: what `gather_neighbors` would make of these."""
+    """Features of neighbours that are gathered when they are needed: what `gather_classes` would make of these."""
 
     values: jax.Array  # [N, ...]
-    senders: jax.Array  # [N, M]
-    reverse: jax.Array  # [N * M]
+    senders: tuple[jax.Array, ...]  # of every class of rows, [N_c, M_c]
+    reverse: jax.Array  # [sum of N_c M_c]
 
 
-EnergyFunction = Callable[[Any, jax.Array, Any], jax.Array]
+EnergyFunction = Callable[[Any, tuple[jax.Array, ...], tuple[Any, ...]], jax.Array]
 
 
-def map_energies(function: EnergyFunction, params: Any, neighbors: Gathered, arrays: Any, size: int) -> jax.Array:
-    """`function(params, neighbors [B, M, ...], arrays)` [B] in blocks of `size` atoms, for energies whose gradient will be asked for: [N].
+def map_energies(function: EnergyFunction, params: Any, neighbors: Gathered, arrays: tuple[Any, ...], blocks: int) -> jax.Array:
+    """`function(params, neighbors, arrays)` [N] in so many blocks of atoms, for energies whose gradient will be asked for.
 
     An atom's energy is one number, and its gradient is known, up to a factor, as soon as the energy is: it is taken in the same block, so
     that nothing is computed twice, as it is where the backward pass comes later (`map_blocks`).
 
     Args:
-      function: energies of atoms that are independent of each other.
+      function: `(params, neighbors of every class [B_c, M_c, ...], arrays of every class) -> [sum of B_c]`, energies of atoms that are
+        independent of each other.
       params: tree of arrays, the same for all blocks.
       neighbors: the features of neighbours; of a block, they are gathered in the block.
-      arrays: tree of arrays with leading axis N.
-      size: atoms per block.
+      arrays: for every class of rows a tree of arrays with leading axis N_c.
+      blocks: how many; each gets its share of every class.
     """
-    return _energies(function, size, params, neighbors, arrays)
+    return _energies(function, blocks, params, neighbors, arrays)
 
 
 @contextlib.contextmanager
@@ -105,57 +134,98 @@ def forward_mode() -> Iterator[None]:
         _forward_mode.reset(token)
 
 
-def _plain_energies(function: EnergyFunction, size: int, params: Any, neighbors: Gathered, arrays: Any) -> jax.Array:
-    leaves, tree = jax.tree.flatten((gather_neighbors(*neighbors), arrays))
-    return map_blocks(lambda *block: (function(params, *jax.tree.unflatten(tree, block)),), tuple(leaves), size)[0]
+def _plain_energies(function: EnergyFunction, blocks: int, params: Any, neighbors: Gathered, arrays: tuple[Any, ...]) -> jax.Array:
+    leaves, tree = jax.tree.flatten(arrays)
+    classes = _classes(arrays)
+
+    def block(*groups: tuple[jax.Array, ...]) -> Groups:
+        gathered = tuple(group[0] for group in groups)
+        energies = function(params, gathered, jax.tree.unflatten(tree, [x for group in groups for x in group[1:]]))
+        return tuple((x,) for x in _split_like(energies, gathered))
+
+    groups = _grouped([(x,) for x in gather_classes(*neighbors)], leaves, classes)
+    return jnp.concatenate([group[0] for group in map_groups(block, groups, blocks)])
 
 
 _energies = jax.custom_jvp(_plain_energies, nondiff_argnums=(0, 1))
 
 
-def _energies_jvp(function, size, primals, tangents):
+def _energies_jvp(function, blocks, primals, tangents):
     if _forward_mode.get() or _moving(tangents[0]):
-        return _jvp_of(functools.partial(_plain_energies, function, size), primals, tangents)
+        return _jvp_of(functools.partial(_plain_energies, function, blocks), primals, tangents)
     _, neighbors, arrays = primals
     sent, moving = _moving(tangents[1]), _moving(tangents[2])
-    energy, *gradients = _with_gradients(function, size, tuple(moving), *primals)
-    directions = [gather_neighbors(direction, *neighbors[1:]) for direction in sent.values()]
-    pairs = zip(gradients if sent else gradients[1:], [*directions, *moving.values()], strict=True)
-    slopes = [jnp.sum((gradient * direction).reshape(len(energy), -1), axis=1) for gradient, direction in pairs]
-    return energy, functools.reduce(jnp.add, slopes, jnp.zeros_like(energy))
+    energies, by_neighbors, by_arrays = _with_gradients(function, blocks, tuple(moving), *primals)
+    slopes = [jnp.zeros_like(x) for x in energies]
+    for direction in sent.values():
+        for c, along in enumerate(gather_classes(direction, *neighbors[1:])):
+            slopes[c] += _inner(by_neighbors[c], along)
+    classes = _classes(arrays)
+    for (k, direction), gradient in zip(moving.items(), by_arrays, strict=True):
+        slopes[classes[k]] += _inner(gradient, direction)
+    return jnp.concatenate(energies), jnp.concatenate(slopes)
 
 
 _energies.defjvp(_energies_jvp, symbolic_zeros=True)
 
 
 def _energies_and_gradients(
-    early: bool, function: EnergyFunction, size: int, moving: tuple[int, ...], params: Any, neighbors: Gathered, arrays: Any
-) -> tuple[jax.Array, ...]:
-    """Energies [N], gradients by gathered features [N, M, ...] and by the leaves `moving` of `arrays`. Features are gathered all together,
-    `early`, or each block's in the block.
+    early: bool, function: EnergyFunction, blocks: int, moving: tuple[int, ...], params: Any, neighbors: Gathered, arrays: tuple[Any, ...]
+) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """Of every class energies [N_c] and gradients by gathered features [N_c, M_c, ...]; gradients by the leaves `moving` of `arrays`.
+    Features are gathered all together, `early`, or each block's in the block.
     """
     leaves, tree = jax.tree.flatten(arrays)
+    classes = _classes(arrays)
 
-    def block(first: jax.Array, *block: jax.Array) -> tuple[jax.Array, ...]:
-        def energies(gathered: jax.Array, *moved: jax.Array) -> jax.Array:
-            return function(params, gathered, jax.tree.unflatten(tree, _replace(block, moving, moved)))
+    def block(*groups: tuple[jax.Array, ...]) -> Groups:
+        block_leaves = [x for group in groups for x in group[1:]]
 
-        gathered = first if early else neighbors.values.at[first].get(mode="promise_in_bounds")
-        found, pullback = jax.vjp(energies, gathered, *(block[k] for k in moving))
-        return (found, *pullback(jnp.ones_like(found)))
+        def energies(gathered: tuple[jax.Array, ...], *moved: jax.Array) -> jax.Array:
+            return function(params, gathered, jax.tree.unflatten(tree, _replace(block_leaves, moving, moved)))
 
-    return map_blocks(block, (gather_neighbors(*neighbors) if early else neighbors.senders, *leaves), size)
+        firsts = [group[0] for group in groups]
+        gathered = tuple(firsts) if early else tuple(neighbors.values.at[x].get(mode="promise_in_bounds") for x in firsts)
+        found, pullback = jax.vjp(energies, gathered, *(block_leaves[k] for k in moving))
+        by_neighbors, *by_moved = pullback(jnp.ones_like(found))
+        own = list(zip(_split_like(found, gathered), by_neighbors, strict=True))
+        return _grouped(own, by_moved, [classes[k] for k in moving])
+
+    firsts = gather_classes(*neighbors) if early else neighbors.senders
+    found = map_groups(block, _grouped([(x,) for x in firsts], leaves, classes), blocks)
+    rest = [iter(group[2:]) for group in found]
+    return [group[0] for group in found], [group[1] for group in found], [next(rest[classes[k]]) for k in moving]
 
 
 _with_gradients = jax.custom_jvp(functools.partial(_energies_and_gradients, False), nondiff_argnums=(0, 1, 2))
 
 
-def _with_gradients_jvp(function, size, moving, primals, tangents):
+def _with_gradients_jvp(function, blocks, moving, primals, tangents):
     # The transpose of a gather inside a block would be a scatter: what is differentiated again gathers before.
-    return _jvp_of(functools.partial(_energies_and_gradients, True, function, size, moving), primals, tangents)
+    return _jvp_of(functools.partial(_energies_and_gradients, True, function, blocks, moving), primals, tangents)
 
 
 _with_gradients.defjvp(_with_gradients_jvp, symbolic_zeros=True)
+
+
+def _classes(arrays: tuple[Any, ...]) -> list[int]:
+    """The class of rows that every leaf belongs to."""
+    return [c for c, tree in enumerate(arrays) for _ in jax.tree.leaves(tree)]
+
+
+def _grouped(own: Sequence[tuple[jax.Array, ...]], leaves: Sequence[jax.Array], classes: Sequence[int]) -> Groups:
+    """For every class of rows its own arrays, then its leaves."""
+    return tuple((*first, *(x for x, k in zip(leaves, classes, strict=True) if k == c)) for c, first in enumerate(own))
+
+
+def _split_like(x: jax.Array, likes: Sequence[jax.Array]) -> list[jax.Array]:
+    """x [sum of N_c] in parts of the leading axes of `likes`."""
+    return jnp.split(x, np.cumsum([like.shape[0] for like in likes])[:-1].tolist())
+
+
+def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Inner products of rows, [N]."""
+    return jnp.sum((x * y).reshape(x.shape[0], -1), axis=1)
 
 
 def _jvp_of(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -96,10 +96,10 @@ def move(kept: VerletList, structure: Structure) -> jraph.GraphsTuple:
 
 def choose(capacities: Sequence[Capacity], need: Capacity) -> Capacity:
     """The smallest of the capacities that holds `need` without much waste; where there is none, a new one with room to grow."""
-    enough = LARGEST_WASTE * need.nodes * need.slots
-    fitting = [c for c in capacities if all(room >= size for room, size in zip(c, need, strict=True)) and c.nodes * c.slots <= enough]
+    enough = LARGEST_WASTE * need.num_slots
+    fitting = [c for c in capacities if c.holds(need) and c.num_slots <= enough]
     if fitting:
-        return min(fitting, key=lambda c: (c.nodes * c.slots, c.species))
+        return min(fitting, key=lambda c: (c.num_slots, c.species))
     # The number of atoms is constant in most uses, so the first one is taken as it is; and where it came back, only slots were too few.
     same_size = any(c.nodes == need.nodes for c in capacities)
     nodes = need.nodes if same_size or not capacities else int(np.ceil(need.nodes * GROWTH))

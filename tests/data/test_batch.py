@@ -22,7 +22,7 @@ def graphs_of(names: tuple[str, ...] = MIXED) -> list[Graph]:
 
 
 def check_contract(rows: jraph.GraphsTuple, graphs: list[Graph], capacity: Capacity, dtype: type) -> None:
-    num_nodes, num_slots, num_graphs, num_species = capacity
+    num_nodes, num_slots, num_graphs, num_species = capacity[:4]
     nodes, edges, fields = rows.nodes, rows.edges, rows.globals
     shapes = {
         "positions": ((num_nodes, 3), dtype),
@@ -132,7 +132,7 @@ def check_padding(rows: jraph.GraphsTuple, start: int, real: int, num_slots: int
 @pytest.mark.parametrize("room", [(0, 0, 0, 0), (1, 4, 1, 2), (300, 40, 9, 0)])
 def test_contract(room: tuple[int, ...], dtype: type) -> None:
     graphs = graphs_of()
-    capacity = Capacity(*(size + more for size, more in zip(capacity_for(graphs), room, strict=True)))
+    capacity = Capacity(*(size + more for size, more in zip(capacity_for(graphs)[:4], room, strict=True)))
     check_contract(batch(graphs, capacity, dtype), graphs, capacity, dtype)
 
 
@@ -172,13 +172,30 @@ def test_capacity_is_tight() -> None:
     assert [round_slots(degree) for degree in (0, 1, 4, 5, 8)] == [4, 4, 4, 8, 8]
 
 
-@pytest.mark.parametrize("field", Capacity._fields)
+@pytest.mark.parametrize("field", Capacity._fields[:4])
 def test_overflow_is_an_error_with_both_sizes(field: str) -> None:
     graphs = graphs_of()
     capacity = capacity_for(graphs)
     short = capacity._replace(**{field: getattr(capacity, field) - (4 if field == "slots" else 1)})
     with pytest.raises(DataError, match=f"needs {getattr(capacity, field)} {field}, but its capacity is {getattr(short, field)} {field}"):
         batch(graphs, short)
+
+
+def test_classes_hold_every_atom_once_in_rows_that_are_wide_enough() -> None:
+    graphs = graphs_of(("ethanol", "silicon8"))
+    capacity = capacity_for(graphs, growth=1.3, classes=4)
+    assert len(capacity.classes) > 1 and capacity.num_slots < 0.8 * capacity.nodes * capacity.slots
+    made = batch(graphs, capacity)
+    degrees = made.edges["mask"].reshape(capacity.nodes, -1).sum(axis=1)
+    order = np.concatenate(list(made.nodes["classes"].values()))
+    np.testing.assert_array_equal(order[made.nodes["row"]], np.arange(capacity.nodes))
+    for width, atoms in made.nodes["classes"].items():
+        assert degrees[atoms].max() <= width and (np.diff(atoms) > 0).all()
+    narrow = ((capacity.nodes - 1, 4), (1, capacity.slots))
+    with pytest.raises(DataError, match="but all rows of more than 4 are taken"):
+        batch(graphs, capacity._replace(classes=narrow))
+    with pytest.raises(ValueError, match=f"are not those of {capacity.nodes} rows"):
+        batch(graphs, capacity._replace(classes=narrow[:1]))
 
 
 def test_stack() -> None:

@@ -21,7 +21,7 @@ def rows(room: tuple[int, ...] = (11, 4, 2, 1)) -> tuple[jraph.GraphsTuple, Capa
     graphs = [build_graph(zoo.labelled(name), zoo.ELEMENTS, zoo.CUTOFF, index=place) for place, name in enumerate(NAMES)]
     graphs[3].forces[2, 1] = np.nan
     graphs.append(build_graph(zoo.structure("water"), zoo.ELEMENTS, zoo.CUTOFF)._replace(weight=0.25))
-    capacity = Capacity(*(size + more for size, more in zip(capacity_for(graphs), room, strict=True)))
+    capacity = Capacity(*(size + more for size, more in zip(capacity_for(graphs)[:4], room, strict=True)))
     return batch(graphs, capacity, np.float64), capacity
 
 

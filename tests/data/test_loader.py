@@ -88,6 +88,20 @@ def test_any_step_fits_not_only_those_that_were_looked_at() -> None:
     assert loader.report()["node_efficiency"] > 0.5
 
 
+def test_unlike_structures_share_a_step_without_paying_for_each_other() -> None:
+    graphs = [molecule(10, seed) for seed in range(300)]
+    graphs += [build_graph(zoo.labelled("silicon8", seed), zoo.ELEMENTS, 6.0) for seed in range(60)]
+    loader = Loader(graphs, 12, seed=0, prefetch=0, shapes=3)
+    assert len(loader.capacities) <= 3 and any(capacity.classes for capacity in loader.capacities)
+    assert not loader.capacities[-1].classes  # which holds any step
+    everyone = np.arange(348, 360)
+    assert loader._step(everyone, 0).batch.nodes["mask"].sum() == 96
+    one_class = sum(len(graph.senders) for graph in graphs) / (30 * max(capacity.nodes * capacity.slots for capacity in loader.capacities))
+    assert loader.report()["slot_efficiency"] > 1.8 * one_class
+    for epoch in range(10, 13):  # epochs that were not looked at
+        assert sum(len(step.indices) for step in loader.epoch(epoch)) == 360
+
+
 def test_devices_are_balanced() -> None:
     sizes = np.random.default_rng(0).integers(3, 40, 64)
     (step,) = Loader([molecule(size) for size in sizes], 64, seed=1, num_devices=4, prefetch=0).epoch(0)

@@ -64,6 +64,7 @@ def test_the_paths_for_many_species_and_large_systems_give_the_same_energies(mon
     params = init_model(config, jax.random.key(0), jnp.float64).params
     expected = node_energies(config, params)
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "_WHOLE_BYTES", 0)
     np.testing.assert_allclose(node_energies(config, params), expected, rtol=1e-12, atol=1e-12)
     monkeypatch.setattr(interaction, "_MAX_FACTORISED_SPECIES", 0)
     monkeypatch.setattr(linear, "_STACKED_SPECIES", 0)

@@ -45,6 +45,7 @@ def literal_messages(h, edges, weights, paths):
 @pytest.mark.parametrize("block_bytes", [1, 10**9])
 def test_convolution_equals_the_formula(monkeypatch, block_bytes):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocks, "_WHOLE_BYTES", 0)
     paths = convolution_paths(("0e", "1o"), HARMONICS, HARMONICS)
     edges, h = random_edges(), jax.random.normal(jax.random.key(5), (7, 4, CHANNELS))
     matrix = jax.random.normal(jax.random.key(6), (4, len(paths) * CHANNELS))
@@ -59,6 +60,7 @@ def test_convolution_equals_the_formula(monkeypatch, block_bytes):
 @pytest.mark.parametrize("block_bytes", [1, 10**9])
 def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, block_bytes):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocks, "_WHOLE_BYTES", 0)
     paths = convolution_paths(("0e",), HARMONICS, HARMONICS)
     edges, table = random_edges(), jax.random.normal(jax.random.key(5), (2, CHANNELS))
     first = jax.random.normal(jax.random.key(6), (4, HIDDEN))
@@ -80,6 +82,7 @@ def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, bloc
 @pytest.mark.parametrize("block_bytes", [1, 10**9])
 def test_contraction_equals_the_polynomials_written_out(monkeypatch, block_bytes):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocks, "_WHOLE_BYTES", 0)
     names, correlation, atoms = ("0e", "1o"), 3, 5
     basis = [{nu: polynomials(HARMONICS, nu, name).reduced for nu in range(1, correlation + 1)} for name in names]
     x = jax.random.normal(jax.random.key(0), (atoms, (L_MAX + 1) ** 2, CHANNELS))
@@ -116,14 +119,14 @@ def test_energies_with_their_gradients_equal_plain_differentiation(size):
     slot = jnp.arange(7) % 2
 
     def function(params, neighbors, arrays):
-        x, slot = arrays
+        ((neighbors,), ((x, slot),)) = neighbors, arrays
         return jnp.sum(jnp.tanh(neighbors @ params) * jnp.cos(x[:, :1]), axis=1) * jnp.exp(x[:, 1]) * (1 + slot)
 
     def ours(params, sent, x):
-        return jnp.vdot(map_energies(function, params, Gathered(sent, SENDERS, REVERSE), (x, slot), size), jnp.arange(7.0))
+        return jnp.vdot(map_energies(function, params, Gathered(sent, (SENDERS,), REVERSE), ((x, slot),), -(-7 // size)), jnp.arange(7.0))
 
     def plain(params, sent, x):
-        return jnp.vdot(function(params, gather_neighbors(sent, SENDERS, REVERSE), (x, slot)), jnp.arange(7.0))
+        return jnp.vdot(function(params, (gather_neighbors(sent, SENDERS, REVERSE),), ((x, slot),)), jnp.arange(7.0))
 
     def force_loss(f, params, sent, x):
         return sum(jnp.sum(jnp.sin(g)) for g in jax.grad(f, argnums=(1, 2))(params, sent, x))
@@ -148,10 +151,10 @@ def test_energies_with_their_gradients_equal_plain_differentiation(size):
 
 def test_energies_are_computed_once_where_the_gradient_is_asked_for():
     def function(params, neighbors, arrays):
-        return jnp.sum(jnp.sin(neighbors) * params, axis=(1, 2))
+        return jnp.sum(jnp.sin(neighbors[0]) * params, axis=(1, 2))
 
     def total(sent):
-        return jnp.sum(map_energies(function, 2.0, Gathered(sent, SENDERS, REVERSE), (), 2))
+        return jnp.sum(map_energies(function, 2.0, Gathered(sent, (SENDERS,), REVERSE), ((),), 4))
 
     text = jax.jit(jax.grad(total)).lower(jnp.ones((7, 3))).as_text()
     assert text.count("stablehlo.while") == 1  # one loop over blocks, not one forward and one backward
