@@ -80,6 +80,20 @@ def is_name(path: str | os.PathLike) -> bool:
     return str(path).replace("_", "-") in FOUNDATIONS and not Path(path).exists()
 
 
+def absent(path: str | os.PathLike) -> FileNotFoundError:
+    """The error for what is neither a file nor a name; it tells names that are alike."""
+    from difflib import get_close_matches
+
+    name = str(path).replace("_", "-").lower()
+    if "polar-1" in name:
+        return FileNotFoundError(
+            f"there is no file {path}; the models POLAR-1 have long-range electrostatics, which macejax does not have."
+        )
+    alike = [] if Path(path).suffix else get_close_matches(name, FOUNDATIONS, n=3) or list(FOUNDATIONS)
+    hint = f"; published models have names such as {', '.join(alike)}" if alike else ""
+    return FileNotFoundError(f"there is no file {path}{hint}.")
+
+
 def folder() -> Path:
     """Where models are kept: MACEJAX_MODELS, else macejax/models in the user's cache."""
     named = os.environ.get("MACEJAX_MODELS")

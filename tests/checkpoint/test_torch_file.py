@@ -212,4 +212,4 @@ def test_convert_needs_no_torch(real_data, tmp_path):
     converted, direct = macejax.load(tmp_path / "out.mace"), macejax.load(source)
     assert converted.config == direct.config
     again = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
-    assert again.returncode == 1 and "--overwrite" in again.stderr
+    assert again.returncode == 2 and "--overwrite" in again.stderr
