@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
+from macejax.checkpoint.torch_basis import TorchImportError
 
 if TYPE_CHECKING:
     from macejax.config import ModelConfig
@@ -48,7 +48,8 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
 
     Args:
       path: file that `torch.save` wrote (torch 1.6 or newer); on whichever device its tensors were, float32 or float64.
-      config: the architecture, which a training checkpoint does not say.
+      config: the architecture and avg_num_neighbors, which a training checkpoint does not say. Its E0s, scale and shift are those of the
+        checkpoint.
 
     Returns:
       Model whose parameters are numpy arrays in the dtype of the file.
@@ -59,8 +60,7 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
         sentence says which.
     """
     from macejax.checkpoint.torch_import import from_torch
-    from macejax.checkpoint.torch_names import to_params
-    from macejax.model.mace import Model
+    from macejax.checkpoint.torch_state import from_state
 
     content = read_torch(path)
     try:
@@ -69,10 +69,10 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
         if not (isinstance(content, dict) and isinstance(content.get("model"), dict)):
             raise TorchImportError(f"it holds {_kind(content)}, neither a module nor a training checkpoint.")
         if config is None:
-            raise TorchImportError("it is a training checkpoint, which holds weights alone: give the configuration of the model too.")
-        state = {name: np.array(value) for name, value in content["model"].items()}
-        config, contractions = contraction_weights(config, state)
-        return Model(config, {"params": to_params(config, state, contractions)})
+            raise TorchImportError(
+                "it is a training checkpoint, which holds weights alone: give the configuration of the model too (--config)."
+            )
+        return from_state(config, {name: np.array(value) for name, value in content["model"].items()})
     except TorchImportError as error:
         raise TorchImportError(f"{path}: {error}") from error
     except AttributeError as error:
