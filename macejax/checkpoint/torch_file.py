@@ -13,7 +13,9 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -265,7 +267,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """What stands in for a name of the file; TorchImportError where nothing does."""
         if (module, name) in KNOWN:
-            return KNOWN[module, name]
+            return self._classes.setdefault((module, name), _own(KNOWN[module, name]))
         if module == "torch" and name in STORAGES:
             return np.dtype(STORAGES[name])
         if module.startswith(INERT) and all(part.isidentifier() for part in name.split(".")):
@@ -282,6 +284,13 @@ class _Unpickler(pickle.Unpickler):
         if len(content) < count * dtype.itemsize:
             raise TorchImportError(f"{self._path} is damaged: array {key} has {len(content)} bytes, not {count * dtype.itemsize}.")
         return np.frombuffer(content, dtype, count)
+
+
+def _own(known: Callable[..., Any]) -> Callable[..., Any]:
+    """A stand-in for one file alone: pickles may set attributes of whatever they name, and what the next file finds must not change."""
+    if isinstance(known, FunctionType):
+        return partial(known)
+    return type(known.__name__, (known,), {}) if isinstance(known, type) and known.__module__ == __name__ else known
 
 
 def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Tensor:

@@ -90,6 +90,17 @@ def test_a_name_of_a_known_package_stands_for_nothing(tmp_path):
     assert found.__name__ == "Linear" and found.__mro__[1:] == (Module, object)
 
 
+def test_a_file_changes_nothing_for_the_next_one(tmp_path):
+    """A pickle may set attributes of classes and functions, which must not be those that other files are read with."""
+    for line, attribute in ((b"ce3nn.o3._irreps\nIrreps", b"dim"), (b"c_codecs\nencode", b"__defaults__")):
+        content = b"\x80\x02" + line + b"\nN}U" + bytes([len(attribute)]) + attribute + b")s\x86b."
+        try:
+            read_torch(archive(tmp_path / "m.model", content))
+        except TorchImportError as error:
+            assert "damaged" in str(error)
+    assert isinstance(torch_file.Irreps.dim, property) and torch_file._encode.__defaults__ == ("latin1",)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
