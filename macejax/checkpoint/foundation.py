@@ -25,6 +25,11 @@ class Foundation(NamedTuple):
     licence: str
     sha256: str | None = None
 
+    @property
+    def file(self) -> str:
+        """Its name, there and in the cache."""
+        return self.url.rsplit("/", 1)[1]
+
 
 def _of(release: str, licence: str, **files: str) -> dict[str, Foundation]:
     return {
@@ -110,10 +115,14 @@ def converted(name: str) -> Path:
     from macejax.checkpoint.model_file import save_model
     from macejax.checkpoint.torch_file import load_torch
 
+    found = FOUNDATIONS[name.replace("_", "-")]
+    by_hand = (folder() / found.file).exists()
     source = fetch(name)
     path = source.with_suffix(".mace")
     if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
-        save_model(path, load_torch(source), {"licence": FOUNDATIONS[name.replace("_", "-")].licence, "source": source.name})
+        save_model(path, load_torch(source), {"licence": found.licence, "source": source.name})
+        if by_hand:  # the licence is told once, here where nothing was fetched
+            print(f"macejax uses {source} as {name}. Licence: {found.licence}.", file=sys.stderr)
     return path
 
 
@@ -126,7 +135,7 @@ def fetch(name: str) -> Path:
       FetchError: as `converted`.
     """
     found = FOUNDATIONS[name.replace("_", "-")]
-    path = folder() / found.url.rsplit("/", 1)[1]
+    path = folder() / found.file
     if path.exists():
         return path
     print(f"macejax fetches {name} from {found.url}. Licence: {found.licence}.", file=sys.stderr)
