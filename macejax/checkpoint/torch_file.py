@@ -8,6 +8,7 @@ other name ends the reading before anything was called by it. The object that co
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import zipfile
@@ -40,6 +41,7 @@ STORAGES = {
 }
 # Modules of which every name may stand in a file, for what stands in for it does nothing.
 INERT = ("mace.modules.", "mace.tools.", "e3nn.", "torch.nn.", "torch.fx.")
+_EXPANDED = 1 << 24  # numbers that a tensor with strides of zero may have beyond its storage
 _LFS = b"version https://git-lfs"
 _BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # torch before 1.6
 _ADVICE = "Nothing in it has run. Load only files whose origin you trust with the program that wrote them, and save the module again."
@@ -129,6 +131,8 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
         )
     if len(pickles) != 1:
         raise TorchImportError(f"{path} is a zip archive, but not one that torch.save writes: it holds no data.pkl.")
+    if any(member.file_size > member.compress_size for member in archive.infolist()):
+        raise TorchImportError(f"{path} is a compressed archive, which torch.save never writes: unpack it, or save the module again.")
     folder = pickles[0].rsplit("/", 1)[0]
     if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
         raise TorchImportError(f"{path} was written on a machine of other byte order, which macejax does not read.")
@@ -299,6 +303,8 @@ def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], st
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if 0 not in shape and last >= len(storage):
         raise TorchImportError("a tensor of the file reaches beyond its storage: it is damaged.")
+    if math.prod(shape) > max(len(storage), _EXPANDED):
+        raise TorchImportError(f"a tensor of the file has the shape {shape}, but {len(storage)} numbers: it is damaged.")
     view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [stride * storage.itemsize for stride in strides])
     return np.array(view).view(Tensor)
 

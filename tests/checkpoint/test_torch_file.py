@@ -125,6 +125,10 @@ def test_other_archives(tmp_path):
         file.writestr("readme", "")
     with pytest.raises(TorchImportError, match=r"no data\.pkl"):
         load_torch(tmp_path / "b.model")
+    with zipfile.ZipFile(tmp_path / "g.model", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"N." + bytes(1_000_000))
+    with pytest.raises(TorchImportError, match="compressed"):
+        load_torch(tmp_path / "g.model")
     whole = archive(tmp_path / "c.model", list(range(1000))).read_bytes()
     (tmp_path / "c.model").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TorchImportError, match="the end of it is missing"):
@@ -147,6 +151,7 @@ def test_other_archives(tmp_path):
         (12, 0, (2, 2), (2, 1), "12 bytes, not 16"),
         (16, 1, (2, 2), (2, 1), "beyond its storage"),
         (16, 0, (2, 2), (200, 1), "beyond its storage"),
+        (16, 0, (1 << 20, 1 << 20), (0, 0), "but 4 numbers"),
         (16, -1, (2, 2), (2, 1), "negative"),
         (16, 0, (2, 2), (-2, 1), "negative"),
     ],
