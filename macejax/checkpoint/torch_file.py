@@ -13,7 +13,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from macejax.checkpoint.torch_basis import TorchImportError
+from macejax.checkpoint.torch_stand_ins import Irrep, Irreps, Module, Named, NumpyType, Pair, Parameter, Tensor, numpy_scalar
 
 if TYPE_CHECKING:
     from macejax.config import ModelConfig
@@ -139,127 +140,6 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
     return _Unpickler(path, archive, folder).load()
 
 
-class Tensor(np.ndarray):
-    """An array that answers what `from_torch` asks of a tensor."""
-
-    def detach(self) -> Tensor:
-        return self
-
-    cpu = detach
-
-    def numpy(self) -> np.ndarray:
-        return np.asarray(self)
-
-    def numel(self) -> int:
-        return self.size
-
-
-class Parameter(Tensor):
-    """A tensor that is trained."""
-
-
-class Module:
-    """Stands in for an object of any class of mace, e3nn or torch.nn: keeps its attributes, and finds parameters, buffers and submodules
-    where torch keeps them.
-    """
-
-    def __init__(self, *arguments: Any, **attributes: Any) -> None:
-        self.__dict__.update(attributes, _arguments=arguments)
-
-    def __new__(cls, *arguments: Any, **attributes: Any) -> Module:
-        del arguments, attributes
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        for part in state if isinstance(state, tuple) else (state,):
-            if isinstance(part, dict):
-                self.__dict__.update(part)
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__"):
-            for kind in ("_parameters", "_buffers", "_modules"):
-                found = self.__dict__.get(kind)
-                if isinstance(found, dict) and name in found:
-                    return found[name]
-        raise AttributeError(name)
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-    def __iter__(self) -> Iterator[Any]:
-        """Members of a list of modules or of parameters, which are named by numbers."""
-        members = self._parts("_modules") | self._parts("_parameters") | self.__dict__
-        return iter([members[name] for name in sorted((name for name in members if str(name).isdigit()), key=int)])
-
-    def __getitem__(self, index: int) -> Any:
-        return list(self)[index]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name."""
-        return dict(self._arrays(("_parameters", "_buffers"), ""))
-
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        return self._arrays(("_parameters",), "")
-
-    def _arrays(self, kinds: tuple[str, ...], prefix: str) -> Iterator[tuple[str, Tensor]]:
-        for kind in kinds:
-            yield from ((prefix + name, x) for name, x in self._parts(kind).items() if isinstance(x, Tensor))
-        yield from ((prefix + name, x) for name, x in self.__dict__.items() if isinstance(x, Parameter))  # a newer list of parameters
-        for name, module in self._parts("_modules").items():
-            if isinstance(module, Module):
-                yield from module._arrays(kinds, f"{prefix}{name}.")
-
-    def _parts(self, kind: str) -> dict[str, Any]:
-        found = self.__dict__.get(kind)
-        return found if isinstance(found, dict) else {}
-
-
-class Irreps(tuple):
-    """Irreps, as e3nn pickles them: pairs (multiplicity, irrep)."""
-
-    def __str__(self) -> str:
-        return "+".join(f"{multiplicity}x{irrep}" for multiplicity, irrep in self)
-
-    @property
-    def dim(self) -> int:
-        return sum(multiplicity * (2 * irrep[0] + 1) for multiplicity, irrep in self)
-
-
-class Irrep(tuple):
-    """An irrep, as e3nn pickles it: (degree, parity)."""
-
-    def __str__(self) -> str:
-        return f"{self[0]}{'e' if self[1] == 1 else 'o'}"
-
-
-class Pair(tuple):
-    """A multiplicity with its irrep."""
-
-
-class _Named(tuple):
-    """A named tuple, of which the names are not needed."""
-
-    def __new__(cls, *fields: Any) -> _Named:
-        return super().__new__(cls, fields)
-
-
-class _NumpyType:
-    """Stands in for numpy.dtype: numbers alone."""
-
-    def __init__(self, name: str, *_: Any) -> None:
-        self.dtype = np.dtype(name)
-        if self.dtype.kind not in "biuf":
-            raise TorchImportError(f"the file holds numbers of type {name!r}, which no model of mace-torch has.")
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-def _numpy_scalar(kind: _NumpyType, content: bytes) -> np.generic:
-    return np.frombuffer(content, kind.dtype, 1)[0]
-
-
 class _Unpickler(pickle.Unpickler):
     """Knows the names that a model file has a use for."""
 
@@ -294,7 +174,7 @@ def _own(known: Callable[..., Any]) -> Callable[..., Any]:
     """A stand-in for one file alone: pickles may set attributes of whatever they name, and what the next file finds must not change."""
     if isinstance(known, FunctionType):
         return partial(known)
-    return type(known.__name__, (known,), {}) if isinstance(known, type) and known.__module__ == __name__ else known
+    return type(known.__name__, (known,), {}) if isinstance(known, type) and known.__module__ == Module.__module__ else known
 
 
 def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Tensor:
@@ -336,17 +216,17 @@ KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("__builtin__", "object"): Module,
     ("builtins", "object"): Module,
     ("_codecs", "encode"): _encode,
-    ("numpy", "dtype"): _NumpyType,
-    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
-    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
+    ("numpy", "dtype"): NumpyType,
+    ("numpy.core.multiarray", "scalar"): numpy_scalar,
+    ("numpy._core.multiarray", "scalar"): numpy_scalar,
     ("torch", "Size"): tuple,
-    ("torch", "device"): _Named,
+    ("torch", "device"): Named,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch.fx.graph_module", "reduce_graph_module"): _rebuild_graph,
     ("e3nn.o3._irreps", "Irreps"): Irreps,
     ("e3nn.o3._irreps", "Irrep"): Irrep,
     ("e3nn.o3._irreps", "_MulIr"): Pair,
-    ("e3nn.o3._linear", "Instruction"): _Named,
-    ("e3nn.o3._tensor_product._instruction", "Instruction"): _Named,
+    ("e3nn.o3._linear", "Instruction"): Named,
+    ("e3nn.o3._tensor_product._instruction", "Instruction"): Named,
 }
