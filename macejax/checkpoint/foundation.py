@@ -25,6 +25,11 @@ class Foundation(NamedTuple):
     licence: str
     sha256: str | None = None
 
+    @property
+    def file(self) -> str:
+        """Its name, there and in the cache."""
+        return self.url.rsplit("/", 1)[1]
+
 
 def _of(release: str, licence: str, **files: str) -> dict[str, Foundation]:
     return {
@@ -80,6 +85,20 @@ def is_name(path: str | os.PathLike) -> bool:
     return str(path).replace("_", "-") in FOUNDATIONS and not Path(path).exists()
 
 
+def absent(path: str | os.PathLike) -> FileNotFoundError:
+    """The error for what is neither a file nor a name; it tells names that are alike."""
+    from difflib import get_close_matches
+
+    name = str(path).replace("_", "-").lower()
+    if "polar-1" in name:
+        return FileNotFoundError(
+            f"there is no file {path}; the models POLAR-1 have long-range electrostatics, which macejax does not have."
+        )
+    alike = [] if Path(path).suffix else get_close_matches(name, FOUNDATIONS, n=3) or list(FOUNDATIONS)
+    hint = f"; published models have names such as {', '.join(alike)}" if alike else ""
+    return FileNotFoundError(f"there is no file {path}{hint}.")
+
+
 def folder() -> Path:
     """Where models are kept: MACEJAX_MODELS, else macejax/models in the user's cache."""
     named = os.environ.get("MACEJAX_MODELS")
@@ -96,10 +115,14 @@ def converted(name: str) -> Path:
     from macejax.checkpoint.model_file import save_model
     from macejax.checkpoint.torch_file import load_torch
 
+    found = FOUNDATIONS[name.replace("_", "-")]
+    by_hand = (folder() / found.file).exists()
     source = fetch(name)
     path = source.with_suffix(".mace")
     if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
-        save_model(path, load_torch(source), {"licence": FOUNDATIONS[name.replace("_", "-")].licence, "source": source.name})
+        save_model(path, load_torch(source), {"licence": found.licence, "source": source.name})
+        if by_hand:  # the licence is told once, here where nothing was fetched
+            print(f"macejax uses {source} as {name}. Licence: {found.licence}.", file=sys.stderr)
     return path
 
 
@@ -112,7 +135,7 @@ def fetch(name: str) -> Path:
       FetchError: as `converted`.
     """
     found = FOUNDATIONS[name.replace("_", "-")]
-    path = folder() / found.url.rsplit("/", 1)[1]
+    path = folder() / found.file
     if path.exists():
         return path
     print(f"macejax fetches {name} from {found.url}. Licence: {found.licence}.", file=sys.stderr)

@@ -104,9 +104,13 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
 
 def _path(path: str | os.PathLike) -> Path:
     """The file of a path, or of a name of a published model."""
-    from macejax.checkpoint.foundation import converted, is_name
+    from macejax.checkpoint.foundation import absent, converted, is_name
 
-    return converted(str(path)) if is_name(path) else Path(path)
+    if is_name(path):
+        return converted(str(path))
+    if not Path(path).exists():
+        raise absent(path)
+    return Path(path)
 
 
 def _is_torch(path: Path) -> bool:

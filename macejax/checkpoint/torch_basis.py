@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from macejax.config import ModelConfig
-from macejax.model.architecture import correlations, layer_irreps, message_irreps
+from macejax.model.architecture import correlations, layer_irreps, message_irreps, num_channels
 from macejax.model.coupling import Polynomials, irreps_dim, monomials, polynomials
 from macejax.model.linear import irreps_of
 
@@ -52,9 +52,11 @@ def contraction_weights(config: ModelConfig, state: dict[str, np.ndarray]) -> tu
             full[-1][irrep], reduced[-1][irrep] = {}, {}
             for degree in range(1, correlation + 1):
                 suffix = "weights_max" if degree == correlation else f"weights.{correlation - 1 - degree}"
-                weight = take(state, f"{name}.{suffix}")
+                weight, coupling = take(state, f"{name}.{suffix}"), take(state, f"{name}.U_matrix_{degree}")
+                wanted = (1 if config.agnostic_product else len(config.elements), coupling.shape[-1], num_channels(config))
+                if weight.shape != wanted:
+                    raise TorchImportError(f"{name}.{suffix} has the shape {weight.shape}, where macejax has {wanted}.")
                 ours = polynomials(message, degree, irrep)
-                coupling = take(state, f"{name}.U_matrix_{degree}")
                 coefficients, agree = _express(coupling, ours, irreps_dim(message), degree, name)
                 columns_agree &= agree
                 full[-1][irrep][str(degree)] = weight
@@ -76,6 +78,8 @@ def take(state: dict[str, np.ndarray], name: str) -> np.ndarray:
 
 def _express(coupling: np.ndarray, ours: Polynomials, dim: int, degree: int, name: str) -> tuple[np.ndarray, bool]:
     """The module's paths in macejax's reduced basis [P, R], and whether they are, column by column, the paths of the full basis."""
+    if coupling.shape[-degree - 1 : -1] != (dim,) * degree:
+        raise TorchImportError(f"{name}.U_matrix_{degree} has the shape {coupling.shape}, where macejax has {dim} components of a message.")
     theirs = symmetric_part(coupling, dim, degree, ours.reduced.shape[1])  # [P, 2L+1, monomials]
     tolerance = BASIS_TOLERANCE * max(1.0, np.abs(theirs).max(initial=0.0))
     # Orthonormal in tensor space, where a monomial's coefficient is spread over its orderings; `reduced` carries a factor sqrt(2L+1).

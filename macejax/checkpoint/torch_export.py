@@ -52,11 +52,12 @@ def to_torch(model: Model) -> Any:
       TorchExportError: mace-torch has not the parameters that the model has.
     """
     try:
+        import mace.modules  # before e3nn, which cannot read its own constants with newer torch unless mace was imported
         import torch
         from e3nn import o3
-        from mace import modules
     except ImportError as error:
         raise ImportError(f'a mace-torch module can be made where mace-torch is: pip install "macejax[torch]" ({error}).') from error
+    modules = mace.modules
     config, weights = model.config, all_weights(model.config, model.params["params"])
     gates = {"silu": torch.nn.functional.silu, "tanh": torch.tanh, "abs": torch.abs, "none": None}
     settings: dict[str, Any] = {

@@ -8,17 +8,21 @@ other name ends the reading before anything was called by it. The object that co
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
+from macejax.checkpoint.torch_basis import TorchImportError
+from macejax.checkpoint.torch_stand_ins import Irrep, Irreps, Module, Named, NumpyType, Pair, Parameter, Tensor, numpy_scalar
 
 if TYPE_CHECKING:
     from macejax.config import ModelConfig
@@ -38,6 +42,7 @@ STORAGES = {
 }
 # Modules of which every name may stand in a file, for what stands in for it does nothing.
 INERT = ("mace.modules.", "mace.tools.", "e3nn.", "torch.nn.", "torch.fx.")
+_EXPANDED = 1 << 24  # numbers that a tensor with strides of zero may have beyond its storage
 _LFS = b"version https://git-lfs"
 _BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # torch before 1.6
 _ADVICE = "Nothing in it has run. Load only files whose origin you trust with the program that wrote them, and save the module again."
@@ -48,7 +53,8 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
 
     Args:
       path: file that `torch.save` wrote (torch 1.6 or newer); on whichever device its tensors were, float32 or float64.
-      config: the architecture, which a training checkpoint does not say.
+      config: the architecture and avg_num_neighbors, which a training checkpoint does not say. Its E0s, scale and shift are those of the
+        checkpoint.
 
     Returns:
       Model whose parameters are numpy arrays in the dtype of the file.
@@ -59,8 +65,7 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
         sentence says which.
     """
     from macejax.checkpoint.torch_import import from_torch
-    from macejax.checkpoint.torch_names import to_params
-    from macejax.model.mace import Model
+    from macejax.checkpoint.torch_state import from_state
 
     content = read_torch(path)
     try:
@@ -69,10 +74,10 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
         if not (isinstance(content, dict) and isinstance(content.get("model"), dict)):
             raise TorchImportError(f"it holds {_kind(content)}, neither a module nor a training checkpoint.")
         if config is None:
-            raise TorchImportError("it is a training checkpoint, which holds weights alone: give the configuration of the model too.")
-        state = {name: np.array(value) for name, value in content["model"].items()}
-        config, contractions = contraction_weights(config, state)
-        return Model(config, {"params": to_params(config, state, contractions)})
+            raise TorchImportError(
+                "it is a training checkpoint, which holds weights alone: give the configuration of the model too (--config)."
+            )
+        return from_state(config, {name: np.array(value) for name, value in content["model"].items()})
     except TorchImportError as error:
         raise TorchImportError(f"{path}: {error}") from error
     except AttributeError as error:
@@ -127,131 +132,12 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> Any:
         )
     if len(pickles) != 1:
         raise TorchImportError(f"{path} is a zip archive, but not one that torch.save writes: it holds no data.pkl.")
+    if any(member.file_size > member.compress_size for member in archive.infolist()):
+        raise TorchImportError(f"{path} is a compressed archive, which torch.save never writes: unpack it, or save the module again.")
     folder = pickles[0].rsplit("/", 1)[0]
     if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
         raise TorchImportError(f"{path} was written on a machine of other byte order, which macejax does not read.")
     return _Unpickler(path, archive, folder).load()
-
-
-class Tensor(np.ndarray):
-    """An array that answers what `from_torch` asks of a tensor."""
-
-    def detach(self) -> Tensor:
-        return self
-
-    cpu = detach
-
-    def numpy(self) -> np.ndarray:
-        return np.asarray(self)
-
-    def numel(self) -> int:
-        return self.size
-
-
-class Parameter(Tensor):
-    """A tensor that is trained."""
-
-
-class Module:
-    """Stands in for an object of any class of mace, e3nn or torch.nn: keeps its attributes, and finds parameters, buffers and submodules
-    where torch keeps them.
-    """
-
-    def __init__(self, *arguments: Any, **attributes: Any) -> None:
-        self.__dict__.update(attributes, _arguments=arguments)
-
-    def __new__(cls, *arguments: Any, **attributes: Any) -> Module:
-        del arguments, attributes
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        for part in state if isinstance(state, tuple) else (state,):
-            if isinstance(part, dict):
-                self.__dict__.update(part)
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__"):
-            for kind in ("_parameters", "_buffers", "_modules"):
-                found = self.__dict__.get(kind)
-                if isinstance(found, dict) and name in found:
-                    return found[name]
-        raise AttributeError(name)
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-    def __iter__(self) -> Iterator[Any]:
-        """Members of a list of modules or of parameters, which are named by numbers."""
-        members = self._parts("_modules") | self._parts("_parameters") | self.__dict__
-        return iter([members[name] for name in sorted((name for name in members if str(name).isdigit()), key=int)])
-
-    def __getitem__(self, index: int) -> Any:
-        return list(self)[index]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name."""
-        return dict(self._arrays(("_parameters", "_buffers"), ""))
-
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        return self._arrays(("_parameters",), "")
-
-    def _arrays(self, kinds: tuple[str, ...], prefix: str) -> Iterator[tuple[str, Tensor]]:
-        for kind in kinds:
-            yield from ((prefix + name, x) for name, x in self._parts(kind).items() if isinstance(x, Tensor))
-        yield from ((prefix + name, x) for name, x in self.__dict__.items() if isinstance(x, Parameter))  # a newer list of parameters
-        for name, module in self._parts("_modules").items():
-            if isinstance(module, Module):
-                yield from module._arrays(kinds, f"{prefix}{name}.")
-
-    def _parts(self, kind: str) -> dict[str, Any]:
-        found = self.__dict__.get(kind)
-        return found if isinstance(found, dict) else {}
-
-
-class Irreps(tuple):
-    """Irreps, as e3nn pickles them: pairs (multiplicity, irrep)."""
-
-    def __str__(self) -> str:
-        return "+".join(f"{multiplicity}x{irrep}" for multiplicity, irrep in self)
-
-    @property
-    def dim(self) -> int:
-        return sum(multiplicity * (2 * irrep[0] + 1) for multiplicity, irrep in self)
-
-
-class Irrep(tuple):
-    """An irrep, as e3nn pickles it: (degree, parity)."""
-
-    def __str__(self) -> str:
-        return f"{self[0]}{'e' if self[1] == 1 else 'o'}"
-
-
-class Pair(tuple):
-    """A multiplicity with its irrep."""
-
-
-class _Named(tuple):
-    """A named tuple, of which the names are not needed."""
-
-    def __new__(cls, *fields: Any) -> _Named:
-        return super().__new__(cls, fields)
-
-
-class _NumpyType:
-    """Stands in for numpy.dtype: numbers alone."""
-
-    def __init__(self, name: str, *_: Any) -> None:
-        self.dtype = np.dtype(name)
-        if self.dtype.kind not in "biuf":
-            raise TorchImportError(f"the file holds numbers of type {name!r}, which no model of mace-torch has.")
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-def _numpy_scalar(kind: _NumpyType, content: bytes) -> np.generic:
-    return np.frombuffer(content, kind.dtype, 1)[0]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -265,7 +151,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """What stands in for a name of the file; TorchImportError where nothing does."""
         if (module, name) in KNOWN:
-            return KNOWN[module, name]
+            return self._classes.setdefault((module, name), _own(KNOWN[module, name]))
         if module == "torch" and name in STORAGES:
             return np.dtype(STORAGES[name])
         if module.startswith(INERT) and all(part.isidentifier() for part in name.split(".")):
@@ -284,12 +170,21 @@ class _Unpickler(pickle.Unpickler):
         return np.frombuffer(content, dtype, count)
 
 
+def _own(known: Callable[..., Any]) -> Callable[..., Any]:
+    """A stand-in for one file alone: pickles may set attributes of whatever they name, and what the next file finds must not change."""
+    if isinstance(known, FunctionType):
+        return partial(known)
+    return type(known.__name__, (known,), {}) if isinstance(known, type) and known.__module__ == Module.__module__ else known
+
+
 def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Tensor:
     if offset < 0 or min((*shape, *strides), default=0) < 0 or len(shape) != len(strides):
         raise TorchImportError("a tensor of the file has negative offset, shape or strides: it is damaged.")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if 0 not in shape and last >= len(storage):
         raise TorchImportError("a tensor of the file reaches beyond its storage: it is damaged.")
+    if math.prod(shape) > max(len(storage), _EXPANDED):
+        raise TorchImportError(f"a tensor of the file has the shape {shape}, but {len(storage)} numbers: it is damaged.")
     view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [stride * storage.itemsize for stride in strides])
     return np.array(view).view(Tensor)
 
@@ -321,17 +216,17 @@ KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("__builtin__", "object"): Module,
     ("builtins", "object"): Module,
     ("_codecs", "encode"): _encode,
-    ("numpy", "dtype"): _NumpyType,
-    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
-    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
+    ("numpy", "dtype"): NumpyType,
+    ("numpy.core.multiarray", "scalar"): numpy_scalar,
+    ("numpy._core.multiarray", "scalar"): numpy_scalar,
     ("torch", "Size"): tuple,
-    ("torch", "device"): _Named,
+    ("torch", "device"): Named,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch.fx.graph_module", "reduce_graph_module"): _rebuild_graph,
     ("e3nn.o3._irreps", "Irreps"): Irreps,
     ("e3nn.o3._irreps", "Irrep"): Irrep,
     ("e3nn.o3._irreps", "_MulIr"): Pair,
-    ("e3nn.o3._linear", "Instruction"): _Named,
-    ("e3nn.o3._tensor_product._instruction", "Instruction"): _Named,
+    ("e3nn.o3._linear", "Instruction"): Named,
+    ("e3nn.o3._tensor_product._instruction", "Instruction"): Named,
 }

@@ -65,7 +65,7 @@ def read_config(module: Any) -> ModelConfig:
     products, interactions = list(module.products), list(module.interactions)
     correlation = tuple(_same((len(c.weights) + 1 for c in p.symmetric_contractions.contractions), "correlation") for p in products)
     has_shift = type(module).__name__ == "ScaleShiftMACE"
-    scale, shift = (_per_head(getattr(module.scale_shift, name)) if has_shift else default for name, default in _SCALE_SHIFT.items())
+    scale, shift = (per_head(_numpy(getattr(module.scale_shift, name))) if has_shift else default for name, default in SCALE_SHIFT.items())
     fields: dict[str, Any] = dict(
         model=type(module).__name__,
         elements=tuple(int(number) for number in module.atomic_numbers),
@@ -96,18 +96,24 @@ def read_config(module: Any) -> ModelConfig:
     return config
 
 
-_SCALE_SHIFT = {"scale": 1.0, "shift": 0.0}
+SCALE_SHIFT = {"scale": 1.0, "shift": 0.0}
 
 
-def _per_head(buffer: Any) -> float | tuple[float, ...]:
-    values = _numpy(buffer).ravel().tolist()
+def per_head(values: np.ndarray) -> float | tuple[float, ...]:
+    """Scale or shift of a buffer as a configuration has them."""
+    values = values.ravel().tolist()
     return values[0] if len(values) == 1 else tuple(values)
 
 
 def _e0s(module: Any) -> tuple[Any, ...]:
     if not hasattr(module, "atomic_energies_fn"):
         return (0.0,) * len(module.atomic_numbers)
-    rows = [tuple(row) for row in np.atleast_2d(_numpy(module.atomic_energies_fn.atomic_energies)).tolist()]
+    return rows_of(_numpy(module.atomic_energies_fn.atomic_energies))
+
+
+def rows_of(table: np.ndarray) -> tuple[Any, ...]:
+    """E0s of a buffer as a configuration has them."""
+    rows = [tuple(row) for row in np.atleast_2d(table).tolist()]
     return rows[0] if len(rows) == 1 else tuple(rows)
 
 

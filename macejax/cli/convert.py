@@ -33,12 +33,13 @@ def command(
 
     from macejax.checkpoint.model_file import DTYPES, load_model, save_model
     from macejax.checkpoint.torch_file import load_torch
+    from macejax.config import ConfigError
     from macejax.model.heads import select_elements, select_head
 
     if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype!r}.")
+        raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype!r}.")
     if output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already: choose another name, or --overwrite.")
+        raise ConfigError(f"{output} is there already: choose another name, or --overwrite.")
     model = load_model(file) if config is None else load_torch(file, load_model(config).config)
     if head is not None:
         model = select_head(model, head)

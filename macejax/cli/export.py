@@ -16,8 +16,9 @@ def command(
     """Write a model as a module of mace-torch, which LAMMPS, OpenMM and others take. Needs the extra `torch`."""
     from macejax.checkpoint.model_file import load_model
     from macejax.checkpoint.torch_export import save_torch
+    from macejax.config import ConfigError
 
     if output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already: choose another name, or --overwrite.")
+        raise ConfigError(f"{output} is there already: choose another name, or --overwrite.")
     save_torch(output, load_model(file))
     typer.echo(f"{output}: module of mace-torch. It is a pickle, which is a program: those who load it must trust you.")

@@ -20,18 +20,19 @@ def command(
 ) -> None:
     """List the heads (levels of theory) of a model, or write it with other ones."""
     from macejax.checkpoint.model_file import load_model, save_model
+    from macejax.config import ConfigError
     from macejax.data.species import SYMBOLS
     from macejax.model.heads import add_head, remove_head, select_head
 
     chosen = [name for name in (select, remove, add) if name is not None]
     if len(chosen) > 1:
-        raise ValueError("one of --select, --remove and --add at a time.")
+        raise ConfigError("one of --select, --remove and --add at a time.")
     if add is None and (like is not None or e0):
-        raise ValueError("--like and --e0 say what a head starts with that --add makes: they have no effect alone.")
+        raise ConfigError("--like and --e0 say what a head starts with that --add makes: they have no effect alone.")
     if bool(chosen) != (output is not None):
-        raise ValueError("to write a model, give both an output and one of --select, --remove, --add; to list its heads, neither.")
+        raise ConfigError("to write a model, give both an output and one of --select, --remove, --add; to list its heads, neither.")
     if output is not None and output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already: choose another name, or --overwrite.")
+        raise ConfigError(f"{output} is there already: choose another name, or --overwrite.")
     found = load_model(model)
     if select is not None:
         found = select_head(found, select)
@@ -49,11 +50,13 @@ def command(
 
 
 def _table(assignments: list[str]) -> dict[int | str, float]:
+    from macejax.config import ConfigError
+
     table: dict[int | str, float] = {}
     for assignment in assignments:
         element, _, energy = assignment.partition("=")
         try:
             table[element] = float(energy)
         except ValueError:
-            raise ValueError(f"--e0 {assignment}: write element=energy, such as H=-13.6.") from None
+            raise ConfigError(f"--e0 {assignment}: write element=energy, such as H=-13.6.") from None
     return table

@@ -30,8 +30,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a model file or a file of structures."""
-    from macejax.checkpoint.foundation import is_name
+    from macejax.checkpoint.foundation import absent, is_name
 
+    if not (file.exists() or is_name(file)):
+        raise absent(file)
     if file.suffix in (".mace", *PROGRAMS) or is_name(file) or _looks_like_a_model(file):
         from macejax.checkpoint.model_file import read_header
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from pathlib import Path
 
 
 def set_up_jax(dtype: str) -> None:
@@ -58,11 +59,19 @@ def fail(error: Exception, debug: bool) -> int:
     """
     from macejax.config import ConfigError
 
-    if debug or not isinstance(error, _expected()):
+    if debug or not (isinstance(error, _expected()) or _said_by_macejax(error)):
         traceback.print_exception(error)
     else:
         print(f"macejax: {error}", file=sys.stderr)
     return 2 if isinstance(error, ConfigError) else 1
+
+
+def _said_by_macejax(error: Exception) -> bool:
+    """Whether macejax itself raised the error, in a line of its own, and not a library or a slip of ours."""
+    calls = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, (ValueError, ImportError)) or not calls:
+        return False
+    return Path(calls[-1].filename).is_relative_to(Path(__file__).parents[1]) and (calls[-1].line or "").startswith("raise ")
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -95,6 +95,8 @@ def select_elements(model: Model, elements: Iterable[int | str]) -> Model:
     """
     config = model.config
     wanted = sorted({atomic_number(element) for element in elements})
+    if not wanted:
+        raise ValueError("no elements are named that the model is to keep.")
     if missing := set(wanted) - set(config.elements):
         raise ValueError(f"the model does not know {names(sorted(missing))}; it knows {names(config.elements)}.")
     places = np.array([config.elements.index(number) for number in wanted], np.int64)

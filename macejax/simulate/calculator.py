@@ -155,7 +155,7 @@ class Calculator(AseCalculator):
           atoms: structure; the calculator's own where it is not given.
           of: n atoms whose rows alone are wanted, [3 n, N, 3].
         """
-        structure = self._structure(self._atoms_or_own(atoms))
+        structure = self._structure(self.atoms_or_own(atoms))
         number = len(structure.numbers)
         wanted = tuple(range(number)) if of is None else tuple(int(atom) for atom in of)
         if not all(0 <= atom < number for atom in wanted):
@@ -174,7 +174,7 @@ class Calculator(AseCalculator):
         Raises:
           ValueError: the model has no dipoles.
         """
-        structure = self._structure(self._atoms_or_own(atoms))
+        structure = self._structure(self.atoms_or_own(atoms))
         with self._precision():
             found = jax.device_get(self._derivatives(self._params, move(self._neighbors(structure), structure)))
         return derivative_results(found, len(structure.numbers))
@@ -195,7 +195,7 @@ class Calculator(AseCalculator):
         layers = layer_irreps(self.model.config)
         if not (num_layers == -1 or 1 <= num_layers <= len(layers)):
             raise ValueError(f"num_layers must be from 1 to {len(layers)}, or -1 for all, not {num_layers}.")
-        structure = self._structure(self._atoms_or_own(atoms))
+        structure = self._structure(self.atoms_or_own(atoms))
         with self._precision():
             found = jax.device_get(self._features(self._params, move(self._neighbors(structure), structure)))
         parts = []
@@ -216,7 +216,8 @@ class Calculator(AseCalculator):
     def _structure(self, atoms: Atoms) -> Structure:
         return structure_of(atoms, self.model.config, self.info_keys)
 
-    def _atoms_or_own(self, atoms: Atoms | None) -> Atoms:
+    def atoms_or_own(self, atoms: Atoms | None) -> Atoms:
+        """The atoms, or those of the last calculation; ValueError where there is neither."""
         found = self.atoms if atoms is None else atoms
         if found is None:
             raise ValueError("the calculator has seen no atoms yet: give them.")

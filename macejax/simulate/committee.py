@@ -73,5 +73,17 @@ class Committee(AseCalculator):
         """Standard deviation over the members of the force on every atom, [N] (eV/Angstrom): the root of the summed variances of its
         components.
         """
-        self.get_property("forces", atoms)
+        self.get_property("forces", self.members[0].atoms_or_own(atoms))
         return np.sqrt(np.sum(self.results["forces_var"], axis=-1))
+
+    def get_descriptors(self, atoms: Atoms | None = None, **options: Any) -> list[np.ndarray]:
+        """`Calculator.get_descriptors` of every member, as a list, which is what mace-torch's calculator gives too."""
+        return [member.get_descriptors(atoms, **options) for member in self.members]
+
+    def get_hessian(self, atoms: Atoms | None = None, **options: Any) -> list[np.ndarray]:
+        """`Calculator.get_hessian` of every member, as a list."""
+        return [member.get_hessian(atoms, **options) for member in self.members]
+
+    def get_dielectric_derivatives(self, atoms: Atoms | None = None) -> list[Any]:
+        """`Calculator.get_dielectric_derivatives` of every member, as a list."""
+        return [member.get_dielectric_derivatives(atoms) for member in self.members]

@@ -82,7 +82,7 @@ def run_md(
       ConfigError: options that are wrong, or that would do nothing in this ensemble.
       SimulationError: a number that is not finite, or an absurd temperature.
     """
-    if temperature is not None and temperature < 0:
+    if temperature is not None and not temperature >= 0:
         raise ConfigError(f"a temperature is 0 K or more, not {temperature}.")
     if not timestep > 0 or steps < 0 or every < 1:
         raise ConfigError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")

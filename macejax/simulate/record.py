@@ -28,6 +28,8 @@ def read_frames(path: FilePath, index: str = ":") -> list[Atoms]:
     """
     try:
         found = read(path, index)
+    except StopIteration as error:
+        raise DataError(f"{path}: holds no structure at index {index}.") from error
     except (UnknownFileTypeError, ValueError, IndexError, KeyError, AssertionError) as error:
         raise DataError(f"{path}: no structure could be read ({type(error).__name__}: {error}).") from error
     frames = found if isinstance(found, list) else [found]
@@ -109,7 +111,14 @@ def recorder(
             if resume is not None and path.exists():
                 os.truncate(path, resume[name])
             files[name] = stack.enter_context(open(path, "w" if resume is None else "a", encoding="utf-8"))
-        yield Recorder(files.get("trajectory"), files.get("log"))
+        try:
+            yield Recorder(files.get("trajectory"), files.get("log"))
+        except BaseException:
+            for name, file in files.items():  # what stopped before its first frame leaves nothing that the next try must overwrite
+                file.flush()
+                if resume is None and paths[name].stat().st_size == 0:
+                    paths[name].unlink()
+            raise
 
 
 def _list(names: Iterable[str]) -> str:

@@ -123,6 +123,15 @@ def test_a_name_is_a_model(server, real_data, tmp_path):
     assert len(server.requests) == 1
 
 
+def test_a_file_that_was_put_there_by_hand_tells_its_licence_once_too(server, real_data, tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "small.model").write_bytes((real_data / "models" / "water" / "one_layer.model").read_bytes())
+    macejax.load("small")
+    assert "Licence: MIT" in capsys.readouterr().err and not server.requests
+    macejax.load("small")
+    assert not capsys.readouterr().err
+
+
 def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").write_bytes(b"mine")

@@ -90,6 +90,17 @@ def test_a_name_of_a_known_package_stands_for_nothing(tmp_path):
     assert found.__name__ == "Linear" and found.__mro__[1:] == (Module, object)
 
 
+def test_a_file_changes_nothing_for_the_next_one(tmp_path):
+    """A pickle may set attributes of classes and functions, which must not be those that other files are read with."""
+    for line, attribute in ((b"ce3nn.o3._irreps\nIrreps", b"dim"), (b"c_codecs\nencode", b"__defaults__")):
+        content = b"\x80\x02" + line + b"\nN}U" + bytes([len(attribute)]) + attribute + b")s\x86b."
+        try:
+            read_torch(archive(tmp_path / "m.model", content))
+        except TorchImportError as error:
+            assert "damaged" in str(error)
+    assert isinstance(torch_file.Irreps.dim, property) and torch_file._encode.__defaults__ == ("latin1",)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -114,6 +125,10 @@ def test_other_archives(tmp_path):
         file.writestr("readme", "")
     with pytest.raises(TorchImportError, match=r"no data\.pkl"):
         load_torch(tmp_path / "b.model")
+    with zipfile.ZipFile(tmp_path / "g.model", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"N." + bytes(1_000_000))
+    with pytest.raises(TorchImportError, match="compressed"):
+        load_torch(tmp_path / "g.model")
     whole = archive(tmp_path / "c.model", list(range(1000))).read_bytes()
     (tmp_path / "c.model").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TorchImportError, match="the end of it is missing"):
@@ -136,6 +151,7 @@ def test_other_archives(tmp_path):
         (12, 0, (2, 2), (2, 1), "12 bytes, not 16"),
         (16, 1, (2, 2), (2, 1), "beyond its storage"),
         (16, 0, (2, 2), (200, 1), "beyond its storage"),
+        (16, 0, (1 << 20, 1 << 20), (0, 0), "but 4 numbers"),
         (16, -1, (2, 2), (2, 1), "negative"),
         (16, 0, (2, 2), (-2, 1), "negative"),
     ],
@@ -212,4 +228,4 @@ def test_convert_needs_no_torch(real_data, tmp_path):
     converted, direct = macejax.load(tmp_path / "out.mace"), macejax.load(source)
     assert converted.config == direct.config
     again = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
-    assert again.returncode == 1 and "--overwrite" in again.stderr
+    assert again.returncode == 2 and "--overwrite" in again.stderr

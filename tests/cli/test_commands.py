@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from macejax.cli.main import COMMANDS, main
+from macejax.cli.process import fail
 from macejax.config import dump_config
+from macejax.config.model import atomic_number
 from macejax.data.write import write
 from tests.reliability.tiny import configuration, waters
 
@@ -127,6 +129,47 @@ def test_errors_are_one_sentence(capsys, monkeypatch, tmp_path, arguments, code,
     monkeypatch.chdir(tmp_path)
     found, _, err = run(capsys, *arguments)
     assert found == code and sentence in err and "Traceback" not in err
+
+
+MODEL = Path(__file__).parents[1] / "fixtures" / "parity_one_layer.mace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("info", "broken.model"), 1, "the end of it is missing"),
+        (("evaluate", "pointer.model", "absent.xyz"), 1, "Git LFS"),
+        (("convert", MODEL, "taken.mace"), 2, "--overwrite"),
+        (("convert", MODEL, "new.mace", "--dtype", "float16"), 2, "float32 or float64"),
+        (("convert", MODEL, "new.mace", "--head", "other"), 1, "no head 'other'"),
+        (("convert", MODEL, "new.mace", "--elements", "U"), 1, "does not know U"),
+        (("convert", MODEL, "new.mace", "--elements", "Qq"), 1, "'Qq' is no element"),
+        (("convert", MODEL, "new.mace", "--elements", ","), 1, "no elements are named"),
+        (("heads", MODEL, "--select", "Default"), 2, "both an output and one of"),
+        (("heads", MODEL, "new.mace", "--remove", "Default"), 1, "the only head"),
+        (("export", MODEL, "taken.mace"), 2, "--overwrite"),
+        (("export", "medium-mpa", "new.model"), 1, "medium-mpa-0"),
+        (("info", "mace_polar-1-s"), 1, "long-range"),
+    ],
+    ids=str,
+)
+def test_errors_of_models_are_one_sentence(capsys, monkeypatch, tmp_path, arguments, code, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.model").write_bytes(b"PK\x03\x04 and then nothing")
+    Path("pointer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    Path("taken.mace").touch()
+    found, _, err = run(capsys, *arguments)
+    assert found == code and sentence in err and "Traceback" not in err and err.count("\n") == 1
+
+
+def test_slips_of_our_own_print_the_traceback(capsys):
+    """A ValueError that macejax did not raise itself is none that a user could mend."""
+    for slip, traceback in ((lambda: int("x"), True), (lambda: atomic_number("Qq"), False)):
+        try:
+            slip()
+        except ValueError as error:
+            assert fail(error, debug=False) == 1
+        assert ("Traceback" in capsys.readouterr().err) == traceback
 
 
 def test_debug_prints_the_traceback(capsys):

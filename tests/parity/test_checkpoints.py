@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ase.build
 import ase.io
+import jax
 import numpy as np
 import pytest
 
@@ -51,6 +52,10 @@ def test_checkpoints(names: list[str], real_data: Path, tmp_path: Path) -> None:
     child = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "JAX_ENABLE_X64": "1"}, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     for number, name in enumerate(names):
+        read = load_model(real_data / "models" / f"{name}.model")  # by the unpickler: the same weights as the module had in memory
+        imported = load_model(tmp_path / f"{number}.mace")
+        assert read.config == imported.config.model_copy(update={"heads": read.config.heads}), name
+        jax.tree.map(np.testing.assert_array_equal, read.params, imported.params)
         check(name, tmp_path / f"{number}.mace", ase.io.read(tmp_path / f"{number}.xyz", ":"), np.load(tmp_path / f"{number}.npz"))
 
 

@@ -40,4 +40,4 @@ def test_frozen_answers_of_mace_torch(case: str, structure: str) -> None:
 
 
 def test_there_are_frozen_answers() -> None:
-    assert len(CASES) == 7
+    assert len(CASES) == 9

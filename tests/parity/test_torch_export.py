@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -94,6 +98,15 @@ def test_a_file_that_mace_torch_loads(tmp_path):
     atoms = reference.crystal()
     assert_same_answer(ours.evaluator(model, hessian=False)(atoms), reference.evaluate(loaded, atoms, hessian=False), periodic=True)
     jax.tree.map(np.testing.assert_array_equal, macejax.load(tmp_path / "m.model").params, model.params)
+
+
+@pytest.mark.multiprocess
+def test_the_command_in_a_process_of_its_own(tmp_path):
+    """Here mace has been imported before; a user's process has not, and e3nn alone cannot be imported with torch 2.6 or newer."""
+    model = Path(__file__).parents[1] / "fixtures" / "parity_one_layer.mace"
+    command = [sys.executable, "-m", "macejax.cli.main", "export", str(model), str(tmp_path / "m.model")]
+    child = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert child.returncode == 0 and (tmp_path / "m.model").exists(), child.stderr
 
 
 def test_another_mace_torch_is_named(monkeypatch, tmp_path):

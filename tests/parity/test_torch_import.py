@@ -167,6 +167,46 @@ def test_a_saved_module_is_read_as_the_module(make: Callable[..., Any], tmp_path
 
 
 @needs_torch
+def test_a_checkpoint_has_its_own_energies_of_atoms(make: Callable[..., Any], tmp_path: Path) -> None:
+    import torch
+
+    module = make()
+    expected = from_torch(module)
+    torch.save({"model": module.state_dict()}, tmp_path / "c.pt")
+    other = expected.config.model_copy(update={"e0s": (0.0, 0.0, 0.0), "scale": 1.0, "shift": 0.0})
+    assert load_torch(tmp_path / "c.pt", other).config == expected.config
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"elements": (8, 13)}, "atomic_numbers is"),
+        ({"elements": (1, 13, 22)}, "atomic_numbers is"),
+        ({"num_interactions": 1}, "the irreps|without a place|weights"),
+        ({"hidden": "2x0e"}, "without a place|weights"),
+        ({"hidden": "4x0e + 4x1o"}, "has the shape"),
+        ({"l_max": 2}, "has the shape|where macejax has"),
+        ({"correlation": 1}, "without a place|weights_max"),
+        ({"num_bessel": 5}, "weights where macejax has"),
+        ({"pair_repulsion": True}, "pair_repulsion_fn is in one"),
+        ({"distance_transform": "Agnesi"}, "distance_transform is in one"),
+        ({"cutoff": 3.0}, "r_max is"),
+        ({"readout": "3x0e"}, "weights where macejax has"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_architecture_is_refused(
+    make: Callable[..., Any], tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    import torch
+
+    torch.save({"model": make().state_dict()}, tmp_path / "c.pt")
+    with pytest.raises(TorchImportError, match=sentence):
+        load_torch(tmp_path / "c.pt", from_torch(make(**options)).config)
+
+
+@needs_torch
 def test_a_compiled_module_is_named(make: Callable[..., Any], tmp_path: Path) -> None:
     import torch
 

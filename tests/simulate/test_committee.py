@@ -42,6 +42,19 @@ def test_mean_and_spread(models, committee):
     np.testing.assert_allclose(committee.get_force_spread(atoms), np.sqrt(forces.var(axis=0).sum(axis=1)), atol=1e-10)
 
 
+def test_a_committee_says_what_each_member_says(models):
+    atoms, members = molecule("H2O"), macejax.Committee(models[:2])
+    with pytest.raises(ValueError, match="no atoms yet"):
+        members.get_force_spread()
+    for of_committee, of_one in (
+        (members.get_descriptors(atoms, num_layers=1), lambda one: one.get_descriptors(atoms, num_layers=1)),
+        (members.get_hessian(atoms, of=(0,)), lambda one: one.get_hessian(atoms, of=(0,))),
+    ):
+        assert len(of_committee) == 2
+        for found, model in zip(of_committee, models, strict=False):
+            np.testing.assert_allclose(found, of_one(macejax.Calculator(model)), atol=1e-10 * np.abs(found).max())
+
+
 def test_members_alike_share_one_program(committee):
     before = sum(member.num_compilations for member in committee.members)
     committee.get_forces(molecule("CH3CH2OH"))

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk, molecule
-from ase.io import read
+from ase.calculators.lj import LennardJones
+from ase.io import read, write
 
+from macejax.data.structure import DataError
 from macejax.simulate import Calculator, SimulationError, recorder, run_md
-from macejax.simulate.md import drift
+from macejax.simulate.md import Thermo, drift
+from macejax.simulate.record import read_frames
 from tests.simulate.toy import LATTICE, morse, toy_model
 
 ORDER_TWO = 0.5  # about 4, the ratio of energy fluctuations at a timestep and its half
@@ -95,6 +98,26 @@ def test_looking_changes_nothing(tmp_path):
         pass
 
 
+def test_what_stops_before_its_first_frame_leaves_no_files(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no start"), recorder(tmp_path / "md.xyz", tmp_path / "md.jsonl"):
+            raise ValueError("no start")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="later"), recorder(tmp_path / "md.xyz", tmp_path / "md.jsonl") as record:
+        atoms = bulk("Cu")
+        atoms.calc = LennardJones()
+        record(atoms, Thermo(0, 0.0, 0.0, 0.0, 0.0, 0.0, None, None))
+        raise ValueError("later")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_structure_that_the_file_does_not_have(tmp_path):
+    write(tmp_path / "one.xyz", bulk("Cu"))
+    for index in ("7", "7:"):
+        with pytest.raises(DataError, match="no structure at index"):
+            read_frames(tmp_path / "one.xyz", index)
+
+
 def test_an_exploding_run_is_stopped():
     atoms = copper(1)
     atoms.positions[0] += 1.7
@@ -120,6 +143,7 @@ def test_options_are_checked():
         ({"ensemble": "nph"}, "ensemble must be"),
         ({"ensemble": "npt", "temperature": 300.0}, "periodic"),
         ({"timestep": 0.0}, "timestep"),
+        ({"temperature": float("nan")}, "a temperature is"),
         ({"pressure": 1.0}, "npt; nve would ignore"),
         ({"ensemble": "nvt", "temperature": 300.0, "free_shape": True}, "npt; nvt would ignore"),
         ({"relaxation_time": 10.0}, "nve would ignore"),

@@ -1,0 +1,58 @@
+"""Weights by their mace-torch names, as a training checkpoint holds them, and the architecture from elsewhere -> Model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
+from macejax.checkpoint.torch_import import ROUNDED, SCALE_SHIFT, per_head, rows_of
+from macejax.checkpoint.torch_names import to_params
+from macejax.config import ModelConfig
+from macejax.model.mace import Model
+
+_TRAINED = ("interactions.", "products.", "readouts.", "joint_embedding.", "embedding_readout.")
+
+
+def from_state(config: ModelConfig, state: dict[str, np.ndarray]) -> Model:
+    """The model of a state dict of mace-torch.
+
+    Args:
+      config: architecture and avg_num_neighbors, which a state dict does not say. E0s, scale and shift are taken from the state dict.
+      state: arrays by their names, parameters and buffers; what is used is taken out of it.
+
+    Raises:
+      TorchImportError: the weights are those of another architecture.
+    """
+    config, contractions = contraction_weights(_with_constants(config, state), state)
+    params = {"params": to_params(config, state, contractions)}
+    if unused := [name for name in state if state[name].size and name.startswith(_TRAINED) and name.endswith(("weight", "weights_max"))]:
+        raise TorchImportError(f"the configuration is that of another model, without a place for {', '.join(unused)}.")
+    return Model(config, params)
+
+
+def _with_constants(config: ModelConfig, state: dict[str, np.ndarray]) -> ModelConfig:
+    """The config of the weights in a checkpoint: with the E0s, scale and shift that lie beside them.
+
+    Raises:
+      TorchImportError: other constants differ, so that the weights belong to another architecture.
+    """
+    parts = {"pair_repulsion_fn": config.pair_repulsion, "radial_embedding.distance_transform": config.distance_transform != "none"}
+    for part, there in parts.items():
+        if any(name.startswith(f"{part}.") for name in state) != there:
+            raise TorchImportError(f"the configuration is that of another model: {part} is in one of the two alone.")
+    constants = {"atomic_numbers": config.elements, "r_max": config.cutoff, "radial_embedding.cutoff_fn.p": config.cutoff_power}
+    for name, wanted in constants.items():
+        found = state.get(name, np.asarray(wanted))
+        if found.shape != np.shape(wanted) or not np.allclose(found, wanted, rtol=ROUNDED, atol=0):
+            raise TorchImportError(f"the configuration is that of another model: {name} is {found.tolist()} here, and {wanted} there.")
+    fields: dict[str, Any] = {}
+    if (table := state.get("atomic_energies_fn.atomic_energies")) is not None:
+        fields["e0s"] = rows_of(table)
+    fields |= {name: per_head(state[f"scale_shift.{name}"]) for name in SCALE_SHIFT if f"scale_shift.{name}" in state}
+    try:
+        return ModelConfig(**{**config.model_dump(), **fields})
+    except ValidationError as error:
+        raise TorchImportError(f"the configuration is that of another model: {error}") from error
