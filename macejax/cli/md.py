@@ -115,15 +115,14 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
     from macejax.cli.progress import progress
     from macejax.config import ConfigError
     from macejax.simulate import recorder, run_on_device
-    from macejax.simulate.record import read_frames
+    from macejax.simulate.record import read_frames, refuse_existing
     from macejax.simulate.restart import load_outputs
 
     if restart and (state is None or run.overwrite):
         raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
     atoms, model = read_frames(run.structure, str(run.frame))[0], load_model(run.model)
     resume = load_outputs(state) if restart else None
-    if state is not None and state.exists() and not (restart or run.overwrite):
-        raise FileExistsError(f"{state} exists already: go on from it with --restart, choose another name, or allow it to be overwritten.")
+    refuse_existing((state,), restart or run.overwrite, "go on from it with --restart, choose another name")
     with recorder(run.output, run.log, overwrite=run.overwrite, resume=resume) as record, progress("md", run.steps) as show:
         end = run_on_device(
             model,

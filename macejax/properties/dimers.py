@@ -18,7 +18,6 @@ from macejax.data.structure import DataError, Structure
 from macejax.model.heads import select_head
 from macejax.model.mace import Model, build
 from macejax.potential import Prediction, SiteEnergy, predict
-from macejax.simulate.system import check_model
 
 CLOSE = 0.5  # Angstrom; nearer than this, nuclei repel each other whatever the elements
 FEEBLE = 0.01  # eV/Angstrom; a force below it has no direction
@@ -85,7 +84,8 @@ def dimer_curves(
     if head is not None or len(model.config.heads) > 1:
         model = select_head(model, head)
     config = model.config
-    check_model(config)
+    if not config.has_energies or config.joint_embedding:
+        raise ConfigError(f"curves of dimers are of energies of atoms alone; this {config.model} has none, or reads other inputs too.")
     known = list(config.elements)
     if unknown := set(elements or known) - set(known):
         raise DataError(f"the model does not know the elements {', '.join(chemical_symbols[z] for z in sorted(unknown))}.")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from macejax.simulate import splitting
 from macejax.simulate.row_list import RowList
 from macejax.simulate.system import Evaluation
 
@@ -76,11 +77,10 @@ def nothing(state: State, settings: Settings, key: jax.Array) -> State:
 
 
 def langevin(state: State, settings: Settings, key: jax.Array) -> State:
-    """The Ornstein-Uhlenbeck process, exactly: p -> c p + sqrt((1 - c^2) m kT) xi with c = exp(-t / tau)."""
-    c = jnp.exp(-settings.timestep / settings.relaxation_time)
+    """The Ornstein-Uhlenbeck process."""
     noise = jax.random.normal(key, state.momenta.shape, state.momenta.dtype)
-    width = jnp.sqrt((1 - c**2) * settings.masses * settings.thermal_energy)
-    return state._replace(momenta=c * state.momenta + width * noise)
+    numbers = settings.masses, settings.thermal_energy, settings.timestep, settings.relaxation_time
+    return state._replace(momenta=splitting.ornstein_uhlenbeck(state.momenta, *numbers, noise))
 
 
 def velocity_rescaling(state: State, settings: Settings, key: jax.Array) -> State:
@@ -130,11 +130,11 @@ def kinetic_energy(state: State, settings: Settings) -> jax.Array:
 
 
 def _kick(state: State, settings: Settings) -> State:
-    return state._replace(momenta=state.momenta + settings.timestep / 2 * state.found.forces)
+    return state._replace(momenta=splitting.kick(state.momenta, state.found.forces, settings.timestep))
 
 
 def _drift(state: State, settings: Settings) -> State:
-    return state._replace(positions=state.positions + settings.timestep / 2 * state.momenta / settings.masses)
+    return state._replace(positions=splitting.drift(state.positions, state.momenta, settings.masses, settings.timestep))
 
 
 def _chain_masses(settings: Settings) -> jax.Array:

@@ -31,7 +31,7 @@ class Thermo(NamedTuple):
     potential_energy: float  # eV
     kinetic_energy: float  # eV
     total_energy: float  # eV; NVE conserves it
-    temperature: float  # K, of 3N degrees of freedom
+    temperature: float  # K, of 3N degrees of freedom, or as many as constraints leave
     volume: float | None  # Angstrom^3
     pressure: float | None  # GPa, ideal-gas part included
 
@@ -175,7 +175,8 @@ def thermo(atoms: Atoms, step: int, timestep: float) -> Thermo:
     if "stress" in atoms.calc.results:
         volume = float(atoms.get_volume())
         pressure = float(-np.mean(atoms.get_stress(include_ideal_gas=True)[:3]) / units.GPa)
-    return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, float(atoms.get_temperature()), volume, pressure)
+    kelvin = 2 * kinetic / (max(atoms.get_number_of_degrees_of_freedom(), 1) * units.kB)
+    return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, kelvin, volume, pressure)
 
 
 def drift(times: np.ndarray, total_energies: np.ndarray, num_atoms: int) -> float:

@@ -60,6 +60,16 @@ def each(value: Any, count: int, option: str) -> list[Any]:
     return [value] * count
 
 
+def settings_of(options: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The options of every system, of options that are one value for all or one for each.
+
+    Raises:
+      ConfigError: a sequence of another length.
+    """
+    values = {name: each(value, count, name) for name, value in options.items()}
+    return [{name: value[k] for name, value in values.items()} for k in range(count)]
+
+
 def lanes_of(model: Model | Sequence[Model], count: int, head: str | None) -> tuple[list[Model], list[int]]:
     """The different models, each with one head, and which one each of `count` systems has.
 
@@ -132,8 +142,8 @@ def atoms_of(start: Atoms, frame: Fields, e0: float) -> Atoms:
     atoms.calc = None
     atoms.set_cell(frame.globals["cell"])
     atoms.set_positions(frame.nodes["positions"], apply_constraint=False)
-    if "velocities" in frame.nodes:
-        atoms.set_momenta(frame.nodes["velocities"] * atoms.get_masses()[:, None], apply_constraint=False)
+    if "momenta" in frame.nodes:
+        atoms.set_momenta(frame.nodes["momenta"], apply_constraint=False)
     results: dict[str, Any] = {"energy": float(frame.globals["energy"]) + e0, "forces": frame.nodes["forces"]}
     if frame.globals["has_volume"]:
         stress = frame.globals["strain_derivative"] / atoms.get_volume()
