@@ -53,7 +53,11 @@ def command(
     head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
-    """Run molecular dynamics with a model. Stops with a sentence where the run explodes."""
+    """Run molecular dynamics with a model. Stops with a sentence where the run explodes.
+
+    SIGTERM and SIGUSR1 end it too, after the step (--engine ase) or chunk of steps (jax) that is being done, with exit code 0: what goes on
+    from there is --restart where there is a --state, else the last frame of the output, as the next run's structure.
+    """
     from macejax.cli.process import set_up_jax
 
     set_up_jax(dtype)
@@ -94,20 +98,23 @@ def _with_ase(run: _Run) -> None:
     from macejax.cli.progress import progress
     from macejax.simulate import Calculator, recorder, run_md
     from macejax.simulate.record import read_frames
+    from macejax.train.guard import stop_on_signal
 
     atoms = read_frames(run.structure, str(run.frame))[0]
     atoms.calc = calculator = Calculator(run.model, dtype=run.dtype, skin=run.skin, head=run.head)
     options = run.ensemble._asdict()
     del options["thermostat"], options["compressibility"]
-    with recorder(run.output, run.log, overwrite=run.overwrite) as record, progress("md", run.steps) as show:
+    with stop_on_signal() as stop, recorder(run.output, run.log, overwrite=run.overwrite) as record, progress("md", run.steps) as show:
 
         def observe(atoms: Atoms, state: Thermo) -> None:
             record(atoms, state)
             show(state.step, _note(state))
 
-        end = run_md(atoms, run.steps, ensemble=options.pop("name"), **options, seed=run.seed, every=run.every, observe=observe)
+        options |= {"seed": run.seed, "every": run.every, "observe": observe, "stop": stop}
+        end = run_md(atoms, run.steps, ensemble=options.pop("name"), **options)
+        reason = stop() if end.step < run.steps else None
     counts = f"compiled {calculator.num_compilations} times, {calculator.num_rebuilds} neighbour lists made"
-    typer.echo(f"{_end(end)}; {counts}; written to {run.output} and {run.log}.")
+    typer.echo(f"{_end(end)}; {counts}; written to {run.output} and {run.log}.{_go_on(run, end, reason)}")
 
 
 def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) -> None:
@@ -117,13 +124,15 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
     from macejax.simulate import recorder, run_on_device
     from macejax.simulate.record import read_frames, refuse_existing
     from macejax.simulate.restart import load_outputs
+    from macejax.train.guard import stop_on_signal
 
     if restart and (state is None or run.overwrite):
         raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
     atoms, model = read_frames(run.structure, str(run.frame))[0], load_model(run.model)
     resume = load_outputs(state) if restart else None
     refuse_existing((state,), restart or run.overwrite, "go on from it with --restart, choose another name")
-    with recorder(run.output, run.log, overwrite=run.overwrite, resume=resume) as record, progress("md", run.steps) as show:
+    files = recorder(run.output, run.log, overwrite=run.overwrite, resume=resume)
+    with stop_on_signal() as stop, files as record, progress("md", run.steps) as show:
         end = run_on_device(
             model,
             atoms,
@@ -135,6 +144,7 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
             every=run.every,
             observe=record,
             report=lambda now: show(now.step, _note(now)),
+            stop=stop,
             state_file=state,
             save_every=save_every,
             restart=restart,
@@ -142,7 +152,7 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
             head=run.head,
         )
     counts = f"{end.num_rebuilds} neighbour lists made, {end.num_replays} chunks replayed"
-    typer.echo(f"{_end(end.thermo)}; {counts}; written to {run.output} and {run.log}.")
+    typer.echo(f"{_end(end.thermo)}; {counts}; written to {run.output} and {run.log}.{_go_on(run, end.thermo, end.stopped, state)}")
 
 
 def _refuse(engine: str, **options: object) -> None:
@@ -154,6 +164,16 @@ def _refuse(engine: str, **options: object) -> None:
         raise ConfigError(f"{', '.join(given)}: for --engine jax only; {engine} would ignore it.")
     if options["save_every"] is not None and options["state"] is None:
         raise ConfigError("--save-every does nothing without --state, the file to save to.")
+
+
+def _go_on(run: _Run, end: Thermo, reason: str | None, state: Path | None = None) -> str:
+    """What to say of a run that was stopped."""
+    if not reason:
+        return ""
+    how = (
+        f"from {state} with --restart" if state is not None else f"from the last frame of {run.output}, with --steps {run.steps - end.step}"
+    )
+    return f"\nStopped by {reason} at step {end.step} of {run.steps}. Go on {how}."
 
 
 def _note(state: Thermo) -> str:

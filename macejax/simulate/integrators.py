@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     relaxation_time: jax.Array  # of the thermostat
     freedoms: jax.Array  # degrees of freedom that the thermostat moves
     pressure: jax.Array  # eV/Angstrom^3
+    free: jax.Array  # [N, 3] bool, False for components that a constraint holds, whose momenta are 0
     mobility: jax.Array  # compressibility over relaxation time of the barostat, Angstrom^3/eV per time
 
 
@@ -80,7 +81,8 @@ def langevin(state: State, settings: Settings, key: jax.Array) -> State:
     """The Ornstein-Uhlenbeck process."""
     noise = jax.random.normal(key, state.momenta.shape, state.momenta.dtype)
     numbers = settings.masses, settings.thermal_energy, settings.timestep, settings.relaxation_time
-    return state._replace(momenta=splitting.ornstein_uhlenbeck(state.momenta, *numbers, noise))
+    momenta = splitting.ornstein_uhlenbeck(state.momenta, *numbers, noise)
+    return state._replace(momenta=jnp.where(settings.free, momenta, 0))
 
 
 def velocity_rescaling(state: State, settings: Settings, key: jax.Array) -> State:
@@ -130,7 +132,8 @@ def kinetic_energy(state: State, settings: Settings) -> jax.Array:
 
 
 def _kick(state: State, settings: Settings) -> State:
-    return state._replace(momenta=splitting.kick(state.momenta, state.found.forces, settings.timestep))
+    momenta = splitting.kick(state.momenta, state.found.forces, settings.timestep)
+    return state._replace(momenta=jnp.where(settings.free, momenta, 0))
 
 
 def _drift(state: State, settings: Settings) -> State:

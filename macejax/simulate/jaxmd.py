@@ -112,11 +112,13 @@ def potential(
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
 
     Raises:
-      ConfigError: a model without energies, with several heads (take one: `macejax.model.heads.select_head`), or that reads more than atoms
-        and cell. DataError: an element that the model does not know, or a periodic direction without a box.
+      ConfigError: a model without energies, with several heads (take one: `macejax.model.heads.select_head`), or that embeds more than
+        atoms and cell. DataError: an element that the model does not know, or a periodic direction without a box.
     """
     config = model.config if isinstance(model, Model) else model
     check_model(config)
+    if config.joint_embedding:
+        raise ConfigError(f"this {config.model} reads inputs beside atoms and cell, which jax-md has no place for: take run_on_device.")
     function = build(config).apply if site_energy is None else site_energy
     species = species_of(np.asarray(numbers), config.elements)
     periodic = _pbc(pbc if box is not None else _nothing_periodic(pbc, fractional_coordinates))

@@ -65,9 +65,11 @@ def settings(**changes) -> Settings:
         "relaxation_time": 2.0,
         "freedoms": 3 * ATOMS,
         "pressure": 0.0,
+        "free": np.ones((ATOMS, 3), bool),
         "mobility": 0.0,
     }
-    return Settings(**{name: jnp.asarray(value, jnp.float64) for name, value in {**values, **changes}.items()})
+    values |= changes
+    return Settings(**{name: jnp.asarray(value, bool if name == "free" else jnp.float64) for name, value in values.items()})
 
 
 def start(renew, numbers: Settings, cell: float = 10.0, seed: int = 0) -> State:

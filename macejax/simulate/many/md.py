@@ -14,6 +14,7 @@ from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import BAROSTAT_TIME, COMPRESSIBILITY, RELAXATION_TIME
 from macejax.simulate.inputs import structure_of
 from macejax.simulate.many.drive import Job, OnEnd, OnFrame, Summary, drive, engine_for
@@ -24,7 +25,6 @@ from macejax.simulate.many.systems import (
     atoms_of,
     check_run,
     e0_of,
-    free_of,
     lanes_of,
     names_of,
     settings_of,

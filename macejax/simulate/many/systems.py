@@ -1,4 +1,4 @@
-"""From ase.Atoms to systems and back: names, constraints, and options that are one for all or one for each."""
+"""From ase.Atoms to systems and back: names, and options that are one for all or one for each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms, FixCartesian
 
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.species import species_index
-from macejax.data.structure import DataError, Structure
+from macejax.data.structure import Structure
 from macejax.model.heads import select_head
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
@@ -25,26 +24,6 @@ def names_of(systems: Sequence[Atoms], given: Sequence[str] | None = None) -> li
     if given is not None:
         return each(list(given), len(systems), "names")
     return [f"system {k} ({atoms.get_chemical_formula()})" for k, atoms in enumerate(systems)]
-
-
-def free_of(atoms: Atoms, name: str) -> np.ndarray:
-    """[n, 3] bool, False for components that FixAtoms and FixCartesian hold.
-
-    Raises:
-      DataError: a constraint of another kind.
-    """
-    free = np.ones((len(atoms), 3), bool)
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            free[constraint.index] = False
-        elif isinstance(constraint, FixCartesian):
-            free[constraint.index] &= ~np.asarray(constraint.mask, bool)
-        else:
-            raise DataError(
-                f"{name}: has a {type(constraint).__name__}, but of many systems at once only FixAtoms and FixCartesian can be held: "
-                "run it alone, through the calculator, or take the constraint away."
-            )
-    return free
 
 
 def each(value: Any, count: int, option: str) -> list[Any]:
