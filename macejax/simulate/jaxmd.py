@@ -9,7 +9,9 @@
 jax-md's own lists take the nearest image, which needs cells of twice the cutoff; here a cell may be of any size. Its conventions hold: the
 columns of `box` are lattice vectors (THE CONTRACT's are rows: cell = box^T); a scalar is a cube and a vector a rectangular box; with
 fractional coordinates R_real = box R, and the gradient by R is that by real positions, as jax-md's integrators take it. NPT wants real
-coordinates: npt_nose_hoover of jax-md 0.2.29 moves fractional ones by a term that is meant for real ones, and loses its energy.
+coordinates: npt_nose_hoover of jax-md 0.2.29 moves fractional ones by a term that is meant for real ones, and loses its energy. Atoms and
+box relax together by `minimize.fire_descent_box`, in fractional coordinates, the list being updated with `box=state.box`; `relax_many` does
+so too, in fewer steps (L-BFGS).
 """
 
 from __future__ import annotations
