@@ -86,6 +86,7 @@ def measure(system: str, engines: list[str], options: argparse.Namespace) -> lis
                     print(error, file=sys.stderr, flush=True)
                     rows.append({"system": system, "atoms": len(atoms), "engine": name, "error": str(error)})
                     continue
+                print(f"{system}: {name} took {first:.1f} s for its first step.", file=sys.stderr, flush=True)
                 workers[name] = worker
                 rows.append(
                     {"system": system, "atoms": len(atoms), "engine": name, "steps": steps, "first_s": first, "ms": [], "cores_ms": []}

@@ -139,7 +139,7 @@ def test_what_cannot_be_held_is_refused():
     water.set_constraint(FixBondLength(0, 1))
     frozen.set_constraint(FixAtoms(range(8)))
     for atoms, ensemble, error, message in (
-        (water, NVE, DataError, "H2O: has a FixBondLength, but on the device only FixAtoms and FixCartesian are kept"),
+        (water, NVE, DataError, "H2O: has a FixBondLengths, but on the device only FixAtoms and FixCartesian are kept"),
         (frozen, NVE, ConfigError, "nothing would move"),
         (cell, Ensemble("npt", 1.0, 300.0), ConfigError, "npt moves every atom"),
     ):
