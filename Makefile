@@ -2,7 +2,7 @@
 #   make demo    train, test and simulate on the bundled data
 #   make test    the tests
 #   make lint    formatting, lint, types
-#   make bench   times and memory beside mace-torch and mlip, which it installs
+#   make bench   times and memory beside mace-torch and mlip, which it installs; BENCH=md: steps of molecular dynamics per second
 SHELL := /bin/bash
 VENV ?= .venv
 JOBS ?= 2
@@ -37,8 +37,12 @@ format: $(VENV)/.installed-lint
 
 # mlip wants other versions of what we use: it has an environment of its own.
 bench: $(VENV)/.installed-torch $(VENV)-mlip/.installed
+ifeq ($(BENCH),md)
+	$(PY) experiments/md_engines/run.py --mlip $(VENV)-mlip/bin/python --output experiments/md_engines/results/md.json
+else
 	$(PY) experiments/bench/run.py --set $(BENCH) --mlip $(VENV)-mlip/bin/python --output experiments/bench/results/$(BENCH).json
 	$(PY) experiments/bench/report.py
+endif
 
 install: $(VENV)/.installed-$(EXTRAS)
 

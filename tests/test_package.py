@@ -27,7 +27,7 @@ ALLOWED = {
     "checkpoint": {"config", "data", "model", "potential"},
     "train": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
     "simulate": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
-    "differentiate": {"data", "model", "ops", "potential"},
+    "differentiate": {"data", "model", "ops", "potential", "simulate"},
     "properties": {"checkpoint", "config", "data", "model", "page", "potential"},
 }
 

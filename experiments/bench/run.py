@@ -13,7 +13,6 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from datetime import date
@@ -24,6 +23,7 @@ import ase.io
 import numpy as np
 import systems
 from floor import matmul_rate
+from process import Worker
 
 HERE = Path(__file__).parent
 CUTOFF, NEIGHBORS = 5.0, 20.0
@@ -159,7 +159,7 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
                 if name == "macejax" and not Path(model).exists():
                     _draw(settings, model)
                 compiles = name in ("macejax", "mlip")
-                worker = Worker(name, programs[name], f"{folder}/{name}" if compiles else None)
+                worker = Worker(name, programs[name], _script(name), f"{folder}/{name}" if compiles else None)
                 extra: dict[str, Any] = {"cueq": name.endswith("cueq")}
                 if name.startswith("mace-torch") and not Path(model).exists():
                     extra["write_model"] = model
@@ -169,7 +169,7 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
                     cold = answer["compile_s"]
                     if compiles:  # once more, from the cache: the time that takes, and the memory without the compiler's
                         worker.stop()
-                        worker = Worker(name, programs[name], f"{folder}/{name}")
+                        worker = Worker(name, programs[name], _script(name), f"{folder}/{name}")
                         answer = worker.ask(prepare)
                 except RuntimeError as error:  # out of memory, say: the others go on
                     worker.stop()
@@ -190,41 +190,8 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
     return row
 
 
-class Worker:
-    """A program in a process of its own."""
-
-    def __init__(self, name: str, python: str, cache: str | None = None) -> None:
-        script = HERE / f"with_{name.removeprefix('mace-').removesuffix('-cueq')}.py"
-        self._name = name
-        # The programs share an accelerator's memory: none takes it all beforehand.
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        if cache:
-            environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-        answers, end = os.pipe()
-        self._process = subprocess.Popen(
-            [python, str(script), str(end)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-            pass_fds=(end,),
-        )
-        os.close(end)
-        self._answers = os.fdopen(answers)
-
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        line = self._answers.readline()
-        answer = json.loads(line) if line else {"error": "the process ended (out of memory?)"}
-        if "error" in answer:
-            raise RuntimeError(f"{self._name} failed at {command['do']!r}: {answer['error']}")
-        return answer
-
-    def stop(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(60)
+def _script(name: str) -> Path:
+    return HERE / f"with_{name.removeprefix('mace-').removesuffix('-cueq')}.py"
 
 
 def machine() -> dict[str, Any]:

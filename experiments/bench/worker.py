@@ -2,7 +2,8 @@
 together run in one bench, take turns, and have a peak memory of their own.
 
 Commands and answers, all objects: {"do": "prepare", ...} -> {"atoms", "edges", "compile_s", "forces": file}; {"do": "time"} -> {"seconds"};
-{"do": "memory"} -> {"peak_mb"}; {"do": "stop"}. An exception is answered with {"error": text}.
+{"do": "time", "steps"} -> {"seconds", "cores"}, of one call with so many steps; {"do": "memory"} -> {"peak_mb"};
+{"do": "stop"}. An exception is answered with {"error": text}.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ TURN = 0.3  # s
 class Work(NamedTuple):
     """What a program prepared."""
 
-    call: Callable[[], Any]  # does the work once and waits for its end
+    call: Callable[..., Any]  # does the work once and waits for its end; of simulations, as many steps as it is told
     energies: np.ndarray  # [structures] eV, without E0s
     forces: np.ndarray  # [atoms, 3] eV/Angstrom
     edges: int
@@ -46,6 +48,9 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
                 work = prepare(command)
                 np.savez(command["answer"], energies=work.energies, forces=work.forces)
                 answer = {"atoms": len(work.forces), "edges": work.edges, "compile_s": work.compile_seconds}
+            elif command["do"] == "time" and "steps" in command:
+                begun = time.process_time()
+                answer = {"seconds": _seconds(partial(work.call, command["steps"]), 1), "cores": time.process_time() - begun}
             elif command["do"] == "time":
                 answer = {"seconds": turn(work.call)}
             else:

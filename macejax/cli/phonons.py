@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -37,56 +37,89 @@ def command(
     set_up_jax(dtype)
     import time
 
-    import numpy as np
-
     from macejax.config import ConfigError
-    from macejax.data.structure import DataError
     from macejax.properties import phonon as physics
-    from macejax.properties.report import THERMAL_HEAD, thermal_rows, write_phonon_report
+    from macejax.properties.report import write_phonon_report
     from macejax.simulate import Calculator
-    from macejax.simulate import relax as settle
     from macejax.simulate.record import read_frames, refuse_existing
-    from macejax.train.table import Table, plain
 
     physics.need_phonopy()
     if fmax is not None and not relax:
         raise ConfigError("--fmax is of the relaxation, which --no-relax leaves out.")
-    fmax = 1e-4 if fmax is None else fmax
     picture = output.with_suffix(".png")
-    refuse_existing((output, picture, *([save] if save else [])), overwrite)
+    refuse_existing((output, picture, save), overwrite)
     atoms = read_frames(structure, str(index))[0]
-    calculator = Calculator(model, dtype=dtype, head=head)
-    atoms.calc = calculator
+    atoms.calc = calculator = Calculator(model, dtype=dtype, head=head)
     physics.refuse_open(atoms)
     began = time.perf_counter()
-    if relax and not (end := settle(atoms, fmax=fmax, cell=True)).converged:
-        left = f"{end.largest_force:.2g} eV/Angstrom after {end.step} steps"
-        raise DataError(f"{structure}: it did not relax, a force of {left} is left: raise --fmax, or relax it first.")
+    if relax:
+        _relax(atoms, 1e-4 if fmax is None else fmax, structure)
     repeats = supercell or physics.wide(atoms, 2 * calculator.model.config.cutoff)
     found = physics.phonons(atoms, repeats, method=method)
-    bands, states = physics.band_structure(found, path=path), physics.density_of_states(found, mesh=mesh)
-    lowest, highest = min(float(bands.frequencies.min()), states.lowest), float(bands.frequencies.max())
-    stable = lowest > -physics.IMAGINARY
-    thermal = physics.thermodynamics(found, np.linspace(0, temperature, 101), mesh=mesh) if stable else None
+    spectrum = _spectrum(found, path, mesh, temperature)
     facts = {
         "model": str(model),
         "structure": f"{structure}, index {index}, {len(atoms)} atoms, {'relaxed' if relax else 'as it is'}",
         "supercell": f"{' x '.join(map(str, repeats))}, {len(found.supercell)} atoms",
         "force constants": "exact second derivatives" if method == "hessian" else "differences of forces",
     } | _of_crystal(atoms, found, time.perf_counter() - began)
-    cards = [(f"{lowest:.2f} THz", "lowest frequency"), (f"{highest:.2f} THz", "highest frequency")]
-    if thermal is not None:
-        cards.append((f"{1000 * thermal.free_energy[0] / len(found.primitive):.2f} meV", "zero-point energy of an atom"))
-    write_phonon_report(output, atoms, bands, states, thermal, cards, facts)
+    write_phonon_report(output, atoms, spectrum.bands, spectrum.states, spectrum.thermal, _cards(spectrum, found), facts)
     if save:
         found.save(str(save), settings={"force_constants": True})
-    typer.echo("\n".join(f"{name:16s} {value}" for name, value in facts.items()))
-    typer.echo(f"frequencies      {lowest:.3f} to {highest:.3f} THz" + ("" if stable else "; negative ones are imaginary: UNSTABLE"))
-    if thermal is not None:
-        typer.echo(plain(Table(list(THERMAL_HEAD), [list(row) for row in thermal_rows(thermal)])))
+    _tell(spectrum, facts)
     typer.echo(f"Report: {output}, figure: {picture}{f', phonopy: {save}' if save else ''}.")
-    if not stable:
+    if spectrum.thermal is None:
         raise typer.Exit(1)
+
+
+class _Spectrum(NamedTuple):
+    """What is told of the frequencies (THz)."""
+
+    bands: Any
+    states: Any
+    lowest: float
+    highest: float
+    thermal: Any  # None where the crystal is unstable
+
+
+def _relax(atoms: Any, fmax: float, source: Path) -> None:
+    from macejax.data.structure import DataError
+    from macejax.simulate import relax
+
+    end = relax(atoms, fmax=fmax, cell=True)
+    if not end.converged:
+        left = f"{end.largest_force:.2g} eV/Angstrom after {end.step} steps"
+        raise DataError(f"{source}: it did not relax, a force of {left} is left: raise --fmax, or relax it first.")
+
+
+def _spectrum(found: Any, path: str | None, mesh: float, temperature: float) -> _Spectrum:
+    import numpy as np
+
+    from macejax.properties import phonon as physics
+
+    bands, states = physics.band_structure(found, path=path), physics.density_of_states(found, mesh=mesh)
+    lowest = min(float(bands.frequencies.min()), states.lowest)
+    stable = lowest > -physics.IMAGINARY
+    thermal = physics.thermodynamics(found, np.linspace(0, temperature, 101), mesh=mesh) if stable else None
+    return _Spectrum(bands, states, lowest, float(bands.frequencies.max()), thermal)
+
+
+def _cards(spectrum: _Spectrum, found: Any) -> list[tuple[str, str]]:
+    cards = [(f"{spectrum.lowest:.2f} THz", "lowest frequency"), (f"{spectrum.highest:.2f} THz", "highest frequency")]
+    if spectrum.thermal is not None:
+        cards.append((f"{1000 * spectrum.thermal.free_energy[0] / len(found.primitive):.2f} meV", "zero-point energy of an atom"))
+    return cards
+
+
+def _tell(spectrum: _Spectrum, facts: dict[str, str]) -> None:
+    from macejax.properties.report import THERMAL_HEAD, thermal_rows
+    from macejax.train.table import Table, plain
+
+    typer.echo("\n".join(f"{name:16s} {value}" for name, value in facts.items()))
+    unstable = "; negative ones are imaginary: UNSTABLE" if spectrum.thermal is None else ""
+    typer.echo(f"frequencies      {spectrum.lowest:.3f} to {spectrum.highest:.3f} THz{unstable}")
+    if spectrum.thermal is not None:
+        typer.echo(plain(Table(list(THERMAL_HEAD), [list(row) for row in thermal_rows(spectrum.thermal)])))
 
 
 def _of_crystal(atoms: Any, found: Any, seconds: float) -> dict[str, str]:

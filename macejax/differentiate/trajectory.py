@@ -14,6 +14,7 @@ from macejax.differentiate.checkpoint import checkpointed_scan
 from macejax.differentiate.errors import DerivativeError
 from macejax.differentiate.graph import displacement, refuse_outside
 from macejax.potential import SiteEnergy, forces_at
+from macejax.simulate import splitting
 
 ACCELERATION = units.fs**2  # Angstrom/fs^2 of 1 eV/Angstrom on 1 u
 BOLTZMANN = units.kB  # eV/K
@@ -47,16 +48,7 @@ def nve(masses: jax.Array, timestep: float | jax.Array) -> Step:
       masses: [N] u.
       timestep: fs.
     """
-    scale = ACCELERATION * timestep / masses[:, None]
-
-    def step(forces: Forces, state: State, key: jax.Array) -> State:
-        del key
-        half = state.velocities + scale * state.forces / 2
-        positions = state.positions + timestep * half
-        after = forces(positions)
-        return State(positions, half + scale * after / 2, after)
-
-    return step
+    return _splitting(masses, timestep, lambda momenta, key: momenta)
 
 
 def langevin(
@@ -66,7 +58,7 @@ def langevin(
     temperature: float | jax.Array,
     relaxation_time: float | jax.Array = 100.0,
 ) -> Step:
-    """A step of Langevin dynamics in the BAOAB splitting (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102 (2013)).
+    """A step of Langevin dynamics in the BAOAB splitting (`macejax.simulate.splitting`).
 
     The noise depends on the keys alone, so that a derivative compares trajectories of the same noise.
 
@@ -77,20 +69,31 @@ def langevin(
       temperature: K.
       relaxation_time: of velocities (fs), the inverse of the friction.
     """
-    scale = ACCELERATION * timestep / masses[:, None]
-    kept = jnp.exp(-jnp.asarray(timestep) / relaxation_time)
-    thermal = jnp.sqrt(ACCELERATION * BOLTZMANN * temperature / masses)[:, None]
+
+    def thermostat(momenta: jax.Array, key: jax.Array) -> jax.Array:
+        noise = jnp.where(mask[:, None], jax.random.normal(key, momenta.shape, momenta.dtype), 0)
+        numbers = BOLTZMANN * temperature, timestep * units.fs, relaxation_time * units.fs
+        kT, t, time = (jnp.asarray(number, momenta.dtype) for number in numbers)
+        return splitting.ornstein_uhlenbeck(momenta, masses[:, None], kT, t, time, noise)
+
+    step = _splitting(masses, timestep, thermostat)
+    step.draws_noise = True  # type: ignore[attr-defined]  # so that `simulate` asks for a key
+    return step
+
+
+def _splitting(masses: jax.Array, timestep: float | jax.Array, middle: Callable[[jax.Array, jax.Array], jax.Array]) -> Step:
+    """A step of half a kick, half a drift, what `middle` makes of the momenta [N, 3] (sqrt(u eV)) and a key, half a drift, half a kick."""
+    masses = masses[:, None]
 
     def step(forces: Forces, state: State, key: jax.Array) -> State:
-        half = state.velocities + scale * state.forces / 2
-        middle = state.positions + timestep * half / 2
-        noise = jnp.where(mask[:, None], jax.random.normal(key, half.shape, half.dtype), 0)
-        half = kept.astype(half.dtype) * half + (jnp.sqrt(1 - kept**2) * thermal).astype(half.dtype) * noise
-        positions = middle + timestep * half / 2
+        t = jnp.asarray(timestep * units.fs, state.positions.dtype)
+        momenta = splitting.kick(masses * state.velocities / units.fs, state.forces, t)
+        positions = splitting.drift(state.positions, momenta, masses, t)
+        momenta = middle(momenta, key)
+        positions = splitting.drift(positions, momenta, masses, t)
         after = forces(positions)
-        return State(positions, half + scale * after / 2, after)
+        return State(positions, splitting.kick(momenta, after, t) / masses * units.fs, after)
 
-    step.draws_noise = True  # type: ignore[attr-defined]  # so that `simulate` asks for a key
     return step
 
 

@@ -15,19 +15,20 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from macejax.config import ConfigError, ModelConfig
-from macejax.data.structure import DataError, Structure, volume
-from macejax.data.structure import check as check_structure
+from macejax.data.structure import volume
 from macejax.model.heads import select_head
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
+from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import Ensemble, check, keeps_momentum, middle_of, settings_of
+from macejax.simulate.inputs import structure_of
 from macejax.simulate.integrators import CHAIN, State
 from macejax.simulate.list_shape import allocate, shape_for
-from macejax.simulate.md import Observer, SimulationError, Thermo, hottest, thermalize, thermo
+from macejax.simulate.md import Observer, SimulationError, Stop, Thermo, hottest, thermalize, thermo
 from macejax.simulate.program import Program, first_evaluation, run_chunk
-from macejax.simulate.restart import FilePath, Saved, load_state, save_state
+from macejax.simulate.restart import FilePath, Saved, compare, load_state, save_state
 from macejax.simulate.row_list import RowList
-from macejax.simulate.system import Evaluation, check_model, e0s_of, species_of
+from macejax.simulate.system import Evaluation, Species, check_model, e0s_of, species_of, with_inputs
 
 CHUNK = 100  # steps in one call of the program, and at most what a replay costs
 
@@ -38,16 +39,23 @@ class Outcome(NamedTuple):
     thermo: Thermo  # of the last step
     num_rebuilds: int  # of the list, on the device
     num_replays: int  # chunks done again with larger arrays, since the list had overflowed
+    stopped: str = ""  # the reason that `stop` gave; "" where the run came to its end
 
 
 class _Plan(NamedTuple):
-    """When to stop for what."""
+    """When to stop for what, and who is told."""
 
     steps: int
     every: int
     save_every: int
     chunk: int
-    begin: int  # first step of this run, which a restart has seen before
+    observe: Observer | None
+    report: Callable[[Thermo], None] | None
+    stop: Stop | None
+    state_file: FilePath | None
+    outputs: Callable[[], dict[str, int]]
+    timestep: float  # fs
+    restart: bool
 
     def next_stop(self, step: int) -> int:
         return min(self.steps, *(step - step % n + n for n in (self.every, self.save_every, self.chunk)))
@@ -65,11 +73,12 @@ def run_on_device(
     every: int = 10,
     observe: Observer | None = None,
     report: Callable[[Thermo], None] | None = None,
+    stop: Stop | None = None,
     max_temperature: float | None = None,
     state_file: FilePath | None = None,
     save_every: int = 1000,
     restart: bool = False,
-    outputs: Callable[[], dict[str, int]] | None = None,
+    outputs: Callable[[], dict[str, int]] = dict,
     chunk: int = CHUNK,
     site_energy: SiteEnergy | None = None,
     head: str | None = None,
@@ -81,9 +90,10 @@ def run_on_device(
     with larger arrays: a result with missing neighbours is never seen. Positions and momenta are float64 always; `dtype` is the model's.
 
     Args:
-      model: potential.
+      model: potential. What it embeds beside atoms and cell is looked for where the ASE calculator looks: `charge` and `spin` in
+        `atoms.info`, other inputs by their names there or in `atoms.arrays`. Of a model that has dipoles too, energies alone are used.
       atoms: where to start. Atoms at rest are given velocities of the ensemble's temperature, without motion of the whole; csvr and
-        nose_hoover, which would keep that motion, take it away from others too.
+        nose_hoover, which would keep that motion, take it away from others too. What FixAtoms and FixCartesian hold stays where it is.
       steps: number of the last step; a restart counts from the first run's beginning.
       ensemble: what is kept constant.
       dtype: precision of the model.
@@ -92,6 +102,7 @@ def run_on_device(
       every: steps from one call of `observe` to the next; step 0 and the last one are always shown. Looking changes nothing.
       observe: called with the atoms and the Thermo of the step.
       report: called with the Thermo of the end of every chunk.
+      stop: asked after every chunk; a reason ends the run there, its state saved, or shown where there is no `state_file`.
       max_temperature: K; hotter atoms end the run, in the very step. By default ten times the target, or the start.
       state_file: where the state is saved, every `save_every` steps and at the end.
       restart: go on from `state_file`: on one machine, a run of 16 steps and two of 8 give the same bits. Conditions must be as they were,
@@ -103,84 +114,86 @@ def run_on_device(
 
     Raises:
       ValueError: a head that the model does not have; a model with several heads, none of which was named.
-      ConfigError: options that are wrong, or that would do nothing; a model that reads more than atoms and cell.
-      DataError: atoms that are no valid structure, or an element that the model does not know; a state file that is damaged or of another
-        run.
+      ConfigError: options that are wrong, or that would do nothing; a model without energies.
+      DataError: atoms that are no valid structure, an element that the model does not know, an input that it needs, another constraint; a
+        state file that is damaged or of another run.
       SimulationError: a number that is not finite, an absurd temperature, atoms that collapsed, an output that could not be written.
     """
     ensemble = check(ensemble, atoms.pbc)
     if head is not None or len(model.config.heads) > 1:
         model = select_head(model, head)
     check_model(model.config)
-    _check(atoms, steps, every, save_every, chunk, dtype, skin, restart, state_file)
-    species = species_of(atoms.numbers, model.config.elements)
-    conditions = _conditions(atoms, ensemble, model, dtype, skin, seed)
-    e0s = e0s_of(model.config, species)
+    plan = _Plan(steps, every, save_every, chunk, observe, report, stop, state_file, outputs, ensemble.timestep, restart)
+    _check(plan, dtype, skin)
+    species, free = _species(atoms, model.config), _free(atoms, ensemble)
+    conditions = _conditions(atoms, ensemble, model, dtype, skin, seed, species, free)
     function = _site_energy(model.config) if site_energy is None else site_energy
     with jax.enable_x64(True):
-        settings = settings_of(ensemble, atoms.get_masses())
         params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
-        program = Program(function, middle_of(ensemble), params, species, settings, np.inf)
+        program = Program(function, middle_of(ensemble), params, species, settings_of(ensemble, atoms.get_masses(), free), np.inf)
         if restart:
             saved = load_state(state_file)
             limit = saved.conditions.pop("hottest", None)
-            _compare(saved.conditions, conditions, state_file)
-            if int(saved.state.step) > steps:
-                raise ConfigError(f"{state_file} is at step {int(saved.state.step)} already, beyond the {steps} steps that are asked for.")
+            compare(saved, conditions, steps, state_file)
             state, rows = saved.state, saved.rows
         else:
-            state, rows = _start(atoms, model.config.cutoff, skin, ensemble, seed)
+            state, rows = _start(atoms, model.config.cutoff, skin, ensemble, seed, free)
             limit = hottest(atoms, ensemble.temperature)
             state, rows = first_evaluation(program, state, rows)
         program = program._replace(hottest=max_temperature or limit)
-        conditions["hottest"] = limit
-
-        def look(state: State, rows: RowList) -> Thermo:
-            _give_back(atoms, state, e0s)
-            seen = thermo(atoms, int(state.step), ensemble.timestep)
-            first = seen.step == plan.begin and restart
-            if observe is not None and (seen.step % every == 0 or seen.step >= steps) and not first:
-                observe(atoms, seen)
-            if report is not None:
-                report(seen)
-            if state_file is not None and not first and (seen.step >= steps or (seen.step % save_every == 0 and seen.step > 0)):
-                save_state(state_file, Saved(state, rows, conditions, outputs() if outputs else {}))
-            return seen
-
-        plan = _Plan(steps, every, save_every, chunk, int(state.step))
-        return _loop(program, state, rows, plan, ensemble.timestep, look, state_file)
+        return _loop(program, state, rows, plan, atoms, e0s_of(model.config, species), conditions | {"hottest": limit})
 
 
-def _loop(
-    program: Program,
-    state: State,
-    rows: RowList,
-    plan: _Plan,
-    timestep: float,
-    look: Callable[[State, RowList], Thermo],
-    state_file: FilePath | None,
-) -> Outcome:
-    replays = 0
+def _loop(program: Program, state: State, rows: RowList, plan: _Plan, atoms: Atoms, e0s: np.ndarray, conditions: dict[str, Any]) -> Outcome:
+    """Chunk after chunk, with a look after each; of a restart, what is seen first was seen and saved before."""
+    replays, known = 0, int(state.step) if plan.restart else -1
     while True:
-        step = int(state.step)
+        step, reason = int(state.step), (plan.stop() if plan.stop else None) or ""
+        over = step >= plan.steps or bool(reason)
+        _give_back(atoms, state, e0s)
+        seen = thermo(atoms, step, plan.timestep)
         try:
-            seen = look(state, rows)
+            if plan.observe is not None and step > known and (step % plan.every == 0 or step >= plan.steps or _is_all_there_is(plan, over)):
+                plan.observe(atoms, seen)
+            if plan.report is not None:
+                plan.report(seen)
+            if plan.state_file is not None and step > known and (over or (step % plan.save_every == 0 and step > 0)):
+                save_state(plan.state_file, Saved(state, rows, conditions, plan.outputs()))
         except OSError as error:
-            kept = "" if state_file is None else f" {state_file} holds the state as it was saved last, if it was."
+            kept = "" if plan.state_file is None else f" {plan.state_file} holds the state as it was saved last, if it was."
             raise SimulationError(f"step {step}: an output could not be written, and the run ends here: {error}.{kept}") from error
-        if step >= plan.steps:
-            return Outcome(seen, int(rows.rebuilds), replays)
-        state, rows, more = run_chunk(program, state, rows, plan.next_stop(step), timestep)
+        if over:
+            return Outcome(seen, int(rows.rebuilds), replays, reason if step < plan.steps else "")
+        state, rows, more = run_chunk(program, state, rows, plan.next_stop(step), plan.timestep)
         replays += more
 
 
-def _start(atoms: Atoms, cutoff: float, skin: float, ensemble: Ensemble, seed: int) -> tuple[State, RowList]:
+def _is_all_there_is(plan: _Plan, over: bool) -> bool:
+    """Whether the frame of now is what a stopped run can go on from. A state is better: its files are those of a run that never stopped."""
+    return over and plan.state_file is None
+
+
+def _species(atoms: Atoms, config: ModelConfig) -> Species:
+    structure = structure_of(atoms, config)
+    return with_inputs(species_of(structure.numbers, config.elements), structure, config)
+
+
+def _free(atoms: Atoms, ensemble: Ensemble) -> np.ndarray:
+    free = free_of(atoms)
+    if not free.any():
+        raise ConfigError("all atoms are held: nothing would move.")
+    if ensemble.name == "npt" and not free.all():
+        raise ConfigError("npt moves every atom with the cell: take the constraints away, or use nvt.")
+    return free
+
+
+def _start(atoms: Atoms, cutoff: float, skin: float, ensemble: Ensemble, seed: int, free: np.ndarray) -> tuple[State, RowList]:
     if ensemble.temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, ensemble.temperature, np.random.default_rng(seed))
-    momenta, masses = atoms.get_momenta(), atoms.get_masses()[:, None]
-    if ensemble.name != "nve" and keeps_momentum(ensemble) and len(atoms) > 1:
+    momenta, masses = np.where(free, atoms.get_momenta(), 0), atoms.get_masses()[:, None]
+    if ensemble.name != "nve" and keeps_momentum(ensemble) and len(atoms) > 1 and free.all():
         momenta = momenta - masses / masses.sum() * momenta.sum(axis=0)
-        atoms.set_momenta(momenta)
+    atoms.set_momenta(momenta)
     cell, (a, b, c) = np.array(atoms.cell.array), atoms.pbc.tolist()
     rows = allocate(shape_for(atoms.positions, cell, (a, b, c), cutoff, skin), atoms.positions, cell)
     found = Evaluation(jnp.zeros(()), jnp.zeros_like(momenta), jnp.zeros((3, 3)))
@@ -202,20 +215,17 @@ def _give_back(atoms: Atoms, state: State, e0s: np.ndarray) -> None:
     atoms.calc = SinglePointCalculator(atoms, **results)
 
 
-def _conditions(atoms: Atoms, ensemble: Ensemble, model: Model, dtype: str, skin: float, seed: int) -> dict[str, Any]:
+def _conditions(
+    atoms: Atoms, ensemble: Ensemble, model: Model, dtype: str, skin: float, seed: int, species: Species, free: np.ndarray
+) -> dict[str, Any]:
     """What must be the same when a run goes on; JSON."""
     digest = hashlib.sha256(model.config.model_dump_json().encode())
     for leaf in jax.tree.leaves(model.params):
         digest.update(np.asarray(leaf).tobytes())
     system = {"numbers": atoms.numbers.tolist(), "masses": atoms.get_masses().tolist(), "pbc": atoms.pbc.tolist()}
+    inputs = {name: value.tolist() for name, value in ((species.of_atoms or {}) | (species.of_structure or {})).items()}
+    system |= {"held": np.argwhere(~free).tolist(), "inputs": inputs}
     return {**ensemble._asdict(), **system, "model": digest.hexdigest(), "dtype": dtype, "skin": skin, "seed": seed}
-
-
-def _compare(saved: dict[str, Any], now: dict[str, Any], path: FilePath) -> None:
-    for name, value in now.items():
-        if saved.get(name) != value:
-            was = "another" if isinstance(value, list) else f"{saved.get(name)}, not {value}"
-            raise DataError(f"{path}: is of a run that cannot go on like this; its {name} was {was}.")
 
 
 @functools.lru_cache(maxsize=16)
@@ -224,17 +234,13 @@ def _site_energy(config: ModelConfig) -> SiteEnergy:
     return build(config).apply
 
 
-def _check(
-    atoms: Atoms, steps: int, every: int, save_every: int, chunk: int, dtype: str, skin: float, restart: bool, state_file: FilePath | None
-) -> None:
-    check_structure(Structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc))
-    if steps < 0 or min(every, save_every, chunk) < 1:
-        raise ConfigError(f"steps must be 0 or more; every, save_every and chunk 1 or more: {steps}, {every}, {save_every}, {chunk}.")
+def _check(plan: _Plan, dtype: str, skin: float) -> None:
+    if plan.steps < 0 or min(plan.every, plan.save_every, plan.chunk) < 1:
+        numbers = f"{plan.steps}, {plan.every}, {plan.save_every}, {plan.chunk}"
+        raise ConfigError(f"steps must be 0 or more; every, save_every and chunk 1 or more: {numbers}.")
     if dtype not in ("float32", "float64"):
         raise ConfigError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
     if not skin >= 0:
         raise ConfigError(f"skin must be 0 or more (Angstrom), not {skin}.")
-    if restart and state_file is None:
+    if plan.restart and plan.state_file is None:
         raise ConfigError("a restart needs the state file of the run that is to go on.")
-    if atoms.constraints:
-        raise ConfigError("constraints on atoms are not kept on the device: take them away, or use run_md.")

@@ -76,10 +76,11 @@ def keeps_momentum(ensemble: Ensemble) -> bool:
     return ensemble.name == "nve" or ensemble.thermostat in ("csvr", "nose_hoover")
 
 
-def settings_of(ensemble: Ensemble, masses: np.ndarray) -> Settings:
-    """The numbers of an ensemble in ASE's units, for masses [N] (amu)."""
+def settings_of(ensemble: Ensemble, masses: np.ndarray, free: np.ndarray | None = None) -> Settings:
+    """The numbers of an ensemble in ASE's units, for masses [N] (amu), of which `free` [N, 3] says what may move; all where not given."""
     number = len(masses)
-    freedoms = 3 * number - (3 if keeps_momentum(ensemble) and number > 1 else 0)
+    free = np.ones((number, 3), bool) if free is None else free
+    freedoms = int(free.sum()) - (3 if keeps_momentum(ensemble) and number > 1 and free.all() else 0)
     at_rest = ensemble.name == "nve"
     compressibility = COMPRESSIBILITY if ensemble.compressibility is None else ensemble.compressibility
     barostat_time = BAROSTAT_TIME if ensemble.barostat_time is None else ensemble.barostat_time
@@ -91,6 +92,7 @@ def settings_of(ensemble: Ensemble, masses: np.ndarray) -> Settings:
         relaxation_time=0.0 if at_rest else relaxation_time * units.fs,
         freedoms=freedoms,
         pressure=(ensemble.pressure or 0.0) * units.GPa if ensemble.name == "npt" else 0.0,
+        free=free,
         mobility=compressibility / units.GPa / (barostat_time * units.fs) if ensemble.name == "npt" else 0.0,
     )
-    return Settings(*(jnp.asarray(value, jnp.float64) for value in values))
+    return Settings(*(jnp.asarray(value, bool if name == "free" else jnp.float64) for name, value in values._asdict().items()))

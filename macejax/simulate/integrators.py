@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from macejax.simulate import splitting
 from macejax.simulate.row_list import RowList
 from macejax.simulate.system import Evaluation
 
@@ -47,6 +48,7 @@ class Settings(NamedTuple):
     relaxation_time: jax.Array  # of the thermostat
     freedoms: jax.Array  # degrees of freedom that the thermostat moves
     pressure: jax.Array  # eV/Angstrom^3
+    free: jax.Array  # [N, 3] bool, False for components that a constraint holds, whose momenta are 0
     mobility: jax.Array  # compressibility over relaxation time of the barostat, Angstrom^3/eV per time
 
 
@@ -76,11 +78,11 @@ def nothing(state: State, settings: Settings, key: jax.Array) -> State:
 
 
 def langevin(state: State, settings: Settings, key: jax.Array) -> State:
-    """The Ornstein-Uhlenbeck process, exactly: p -> c p + sqrt((1 - c^2) m kT) xi with c = exp(-t / tau)."""
-    c = jnp.exp(-settings.timestep / settings.relaxation_time)
+    """The Ornstein-Uhlenbeck process."""
     noise = jax.random.normal(key, state.momenta.shape, state.momenta.dtype)
-    width = jnp.sqrt((1 - c**2) * settings.masses * settings.thermal_energy)
-    return state._replace(momenta=c * state.momenta + width * noise)
+    numbers = settings.masses, settings.thermal_energy, settings.timestep, settings.relaxation_time
+    momenta = splitting.ornstein_uhlenbeck(state.momenta, *numbers, noise)
+    return state._replace(momenta=jnp.where(settings.free, momenta, 0))
 
 
 def velocity_rescaling(state: State, settings: Settings, key: jax.Array) -> State:
@@ -130,11 +132,12 @@ def kinetic_energy(state: State, settings: Settings) -> jax.Array:
 
 
 def _kick(state: State, settings: Settings) -> State:
-    return state._replace(momenta=state.momenta + settings.timestep / 2 * state.found.forces)
+    momenta = splitting.kick(state.momenta, state.found.forces, settings.timestep)
+    return state._replace(momenta=jnp.where(settings.free, momenta, 0))
 
 
 def _drift(state: State, settings: Settings) -> State:
-    return state._replace(positions=state.positions + settings.timestep / 2 * state.momenta / settings.masses)
+    return state._replace(positions=splitting.drift(state.positions, state.momenta, settings.masses, settings.timestep))
 
 
 def _chain_masses(settings: Settings) -> jax.Array:

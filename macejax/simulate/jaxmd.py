@@ -9,7 +9,9 @@
 jax-md's own lists take the nearest image, which needs cells of twice the cutoff; here a cell may be of any size. Its conventions hold: the
 columns of `box` are lattice vectors (THE CONTRACT's are rows: cell = box^T); a scalar is a cube and a vector a rectangular box; with
 fractional coordinates R_real = box R, and the gradient by R is that by real positions, as jax-md's integrators take it. NPT wants real
-coordinates: npt_nose_hoover of jax-md 0.2.29 moves fractional ones by a term that is meant for real ones, and loses its energy.
+coordinates: npt_nose_hoover of jax-md 0.2.29 moves fractional ones by a term that is meant for real ones, and loses its energy. Atoms and
+box relax together by `minimize.fire_descent_box`, in fractional coordinates, the list being updated with `box=state.box`; `relax_many` does
+so too, in fewer steps (L-BFGS).
 """
 
 from __future__ import annotations
@@ -112,11 +114,13 @@ def potential(
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
 
     Raises:
-      ConfigError: a model without energies, with several heads (take one: `macejax.model.heads.select_head`), or that reads more than atoms
-        and cell. DataError: an element that the model does not know, or a periodic direction without a box.
+      ConfigError: a model without energies, with several heads (take one: `macejax.model.heads.select_head`), or that embeds more than
+        atoms and cell. DataError: an element that the model does not know, or a periodic direction without a box.
     """
     config = model.config if isinstance(model, Model) else model
     check_model(config)
+    if config.joint_embedding:
+        raise ConfigError(f"this {config.model} reads inputs beside atoms and cell, which jax-md has no place for: take run_on_device.")
     function = build(config).apply if site_energy is None else site_energy
     species = species_of(np.asarray(numbers), config.elements)
     periodic = _pbc(pbc if box is not None else _nothing_periodic(pbc, fractional_coordinates))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable
@@ -31,12 +32,13 @@ class Thermo(NamedTuple):
     potential_energy: float  # eV
     kinetic_energy: float  # eV
     total_energy: float  # eV; NVE conserves it
-    temperature: float  # K, of 3N degrees of freedom
+    temperature: float  # K, of 3N degrees of freedom, or as many as constraints leave
     volume: float | None  # Angstrom^3
     pressure: float | None  # GPa, ideal-gas part included
 
 
 Observer = Callable[[Atoms, Thermo], None]
+Stop = Callable[[], str | None]  # why a run must end now, such as the name of a signal; None while it need not
 
 
 def run_md(
@@ -53,6 +55,7 @@ def run_md(
     seed: int = 0,
     every: int = 10,
     observe: Observer | None = None,
+    stop: Stop | None = None,
     max_temperature: float | None = None,
 ) -> Thermo:
     """Run `steps` steps and leave `atoms` where they then are.
@@ -73,6 +76,7 @@ def run_md(
       seed: of initial velocities and of the thermostat.
       every: steps from one call of `observe` to the next; step 0 and the last one are always shown.
       observe: called with the atoms and the Thermo of the step. Looking changes nothing.
+      stop: asked after every step; a reason ends the run there, and this step is shown.
       max_temperature: K; hotter atoms end the run. By default ten times the target, or the start.
 
     Returns:
@@ -98,12 +102,20 @@ def run_md(
         state = thermo(atoms, dynamics.nsteps, timestep)
         if not math.isfinite(state.total_energy) or state.temperature > limit:
             raise explosion(state.step, state.total_energy, state.temperature, limit, timestep)
-        if observe is not None and (state.step % every == 0 or state.step == steps):
+        ended = stop is not None and stop() is not None
+        if observe is not None and (state.step % every == 0 or state.step == steps or ended):
             observe(atoms, state)
+        if ended:
+            raise _Stopped
 
     dynamics.attach(watch, interval=1)
-    dynamics.run(steps)
+    with contextlib.suppress(_Stopped):
+        dynamics.run(steps)
     return state
+
+
+class _Stopped(Exception):
+    """Leaves ASE's loop, which cannot be asked to end."""
 
 
 def _integrator(
@@ -175,7 +187,8 @@ def thermo(atoms: Atoms, step: int, timestep: float) -> Thermo:
     if "stress" in atoms.calc.results:
         volume = float(atoms.get_volume())
         pressure = float(-np.mean(atoms.get_stress(include_ideal_gas=True)[:3]) / units.GPa)
-    return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, float(atoms.get_temperature()), volume, pressure)
+    kelvin = 2 * kinetic / (max(atoms.get_number_of_degrees_of_freedom(), 1) * units.kB)
+    return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, kelvin, volume, pressure)
 
 
 def drift(times: np.ndarray, total_energies: np.ndarray, num_atoms: int) -> float:

@@ -29,7 +29,7 @@ class Program(NamedTuple):
     params: Any
     species: Species
     settings: Settings
-    hottest: float  # K, of 3N degrees of freedom; above, the run has exploded
+    hottest: float  # K, of all degrees of freedom that are not held; above, the run has exploded
 
 
 @partial(jax.jit, static_argnames=("site_energy", "middle"))
@@ -83,7 +83,7 @@ def run_chunk(program: Program, state: State, rows: RowList, until: int, timeste
     Raises:
       SimulationError: a number that is not finite, an absurd temperature, or atoms that collapsed.
     """
-    per_kelvin = 1.5 * len(state.positions) * kB
+    per_kelvin = max(int(np.sum(program.settings.free)), 1) / 2 * kB
     for replays in range(MOST_REPLAYS):
         limit = np.float64(per_kelvin * program.hottest)
         end, new, sane = advance(*program[:-1], state, rows, np.int32(until), limit)

@@ -71,11 +71,17 @@ class Recorder:
         return found
 
 
-def refuse_existing(paths: Iterable[FilePath], overwrite: bool = False) -> None:
-    """Raise FileExistsError where one of the files that will be written is there already, and may not be overwritten."""
+def refuse_existing(paths: Iterable[FilePath | None], overwrite: bool = False, way_out: str = "choose another name") -> None:
+    """Raise FileExistsError where one of the files that will be written is there already, and may not be overwritten.
+
+    Args:
+      paths: of the files; None for one that is not wanted.
+      overwrite: whether they may be replaced.
+      way_out: what else may be done.
+    """
     for path in paths:
-        if Path(path).exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
+        if path is not None and Path(path).exists() and not overwrite:
+            raise FileExistsError(f"{path} exists already: {way_out}, or allow it to be overwritten.")
 
 
 @contextmanager

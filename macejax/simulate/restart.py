@@ -15,12 +15,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from macejax.checkpoint.atomic import write_atomically
+from macejax.config import ConfigError
 from macejax.data.structure import DataError
 from macejax.simulate.integrators import State
 from macejax.simulate.row_list import ListShape, RowList
 from macejax.simulate.system import Evaluation
 
-FORMAT = 1
+FORMAT = 2
 _DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 FilePath = str | os.PathLike[str]
 
@@ -64,6 +65,20 @@ def load_state(path: FilePath) -> Saved:
         return Saved(state, rows, header["conditions"], header["outputs"])
     except _DAMAGE as error:
         raise _damaged(path, error) from error
+
+
+def compare(saved: Saved, conditions: dict[str, Any], steps: int, path: FilePath) -> None:
+    """Refuse to go on under other conditions, or to a step that is over.
+
+    Raises:
+      DataError: a condition that differs, named. ConfigError: the state is beyond `steps`.
+    """
+    for name, value in conditions.items():
+        if saved.conditions.get(name) != value:
+            was = "another" if isinstance(value, list | dict) else f"{saved.conditions.get(name)}, not {value}"
+            raise DataError(f"{path}: is of a run that cannot go on like this; its {name} was {was}.")
+    if int(saved.state.step) > steps:
+        raise ConfigError(f"{path} is at step {int(saved.state.step)} already, beyond the {steps} steps that are asked for.")
 
 
 def load_outputs(path: FilePath) -> dict[str, int]:

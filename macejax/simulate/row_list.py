@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from macejax.simulate.lattice import Pbc, complete_cell, heights, inverse
+from macejax.simulate.lattice import Pbc, complete_cell, heights, needed_reach
+from macejax.simulate.matrices import inverse
 
 EMPTY = np.iinfo(np.int32).max
 ROUNDING = 1e-6  # relative: what bins are wider than they must be, for an atom at a border may be counted on either side
@@ -104,17 +105,12 @@ def update(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.
 
 
 def is_stale(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.0) -> jax.Array:
-    """Whether a pair within the cutoff may be missing, [] bool; with `use` below 1, whether that part of the skin is used up.
-
-    With F the deformation of the cell since, an atom that was at x0 is at x0 F + u. A pair within the cutoff now was within
-    (cutoff + 2 max |u|) ||F^-1|| then, and ||F^-1|| <= 1 + ||F^-1 - 1||.
-    """
+    """Whether a pair within the cutoff may be missing, [] bool; with `use` below 1, whether that part of the skin is used up."""
     pbc, shape = rows.shape.pbc, rows.shape
     now, then = complete_cell(cell, pbc), complete_cell(rows.cell, pbc)
     _, delta = _displacements(rows, positions, now)
     farthest = jnp.sqrt(jnp.max(jnp.sum((delta @ now) ** 2, axis=1)))
-    stretch = 1 + jnp.linalg.norm(inverse(now) @ then - jnp.eye(3, dtype=cell.dtype))
-    return (shape.cutoff + 2 * farthest) * jnp.where(jnp.all(now == then), 1, stretch) > shape.cutoff + use * shape.skin
+    return needed_reach(shape.cutoff, farthest, now, then) > shape.cutoff + use * shape.skin
 
 
 def settle(rows: RowList, positions: jax.Array, cell: jax.Array) -> jax.Array:

@@ -11,7 +11,9 @@ import jraph
 import numpy as np
 
 from macejax.config import ConfigError, ModelConfig
+from macejax.data.inputs import read_inputs
 from macejax.data.species import species_index
+from macejax.data.structure import Structure
 from macejax.model.geometry import edge_vectors
 from macejax.potential import SiteEnergy, assemble
 from macejax.potential.predict import energies_of
@@ -19,11 +21,13 @@ from macejax.simulate.row_list import RowList, settle
 
 
 class Species(NamedTuple):
-    """What the elements of N atoms are to a model."""
+    """What N atoms are to a model: their elements, and what else it embeds."""
 
     index: np.ndarray  # [N] int32, into the model's elements
     slot: np.ndarray  # [N] int32, into the table
     table: np.ndarray  # [S] int32, elements present
+    of_atoms: dict[str, np.ndarray] | None = None  # inputs of atoms by name, [N] or [N, values]
+    of_structure: dict[str, np.ndarray] | None = None  # and of the structure, []
 
 
 class Evaluation(NamedTuple):
@@ -45,18 +49,28 @@ def species_of(numbers: np.ndarray, elements: Sequence[int]) -> Species:
     return Species(index, np.searchsorted(table, index).astype(np.int32), table)
 
 
-def check_model(config: ModelConfig) -> None:
-    """Refuse what the graph of `graph_of` has not enough for.
+def with_inputs(species: Species, structure: Structure, config: ModelConfig) -> Species:
+    """The species with what the model embeds beside atoms and cell.
 
     Raises:
-      ConfigError: no energies, several heads, or inputs beside atoms and cell.
+      DataError: an input is missing, has the wrong shape, or is a number that the model has no vector for.
+    """
+    found = read_inputs(structure, config.joint_embedding)
+    of_atoms = {name: value for name, value in found.items() if value.ndim > 0}
+    of_structure = {name: value for name, value in found.items() if value.ndim == 0}
+    return species._replace(of_atoms=of_atoms or None, of_structure=of_structure or None)
+
+
+def check_model(config: ModelConfig) -> None:
+    """Refuse a model that makes nothing move, or more than one thing.
+
+    Raises:
+      ConfigError: no energies, or several heads.
     """
     if not config.has_energies:
         raise ConfigError(f"a {config.model} predicts no energies, so that nothing moves: use a model of energies.")
     if len(config.heads) > 1:
         raise ConfigError(f"the model has the heads {', '.join(config.heads)}: say which one (macejax.model.heads.select_head).")
-    if config.has_moments or config.joint_embedding:
-        raise ConfigError(f"this {config.model} reads charges or other inputs beside atoms and cell: run it through ASE (run_md).")
 
 
 def e0s_of(config: ModelConfig, species: Species) -> np.ndarray:
@@ -75,6 +89,8 @@ def graph_of(species: Species, positions: jax.Array, cell: jax.Array, rows: RowL
     size = jnp.abs(jnp.linalg.det(cell))
     count = np.array([number, 0], np.int32)
     own = np.arange(number, dtype=np.int32)
+    of_atoms = {} if species.of_atoms is None else {"inputs": species.of_atoms}
+    of_structure = {name: jnp.stack([value, jnp.zeros_like(value)]) for name, value in (species.of_structure or {}).items()}
     return jraph.GraphsTuple(
         nodes={
             "positions": settle(rows, positions, cell),
@@ -82,6 +98,10 @@ def graph_of(species: Species, positions: jax.Array, cell: jax.Array, rows: RowL
             "slot": jnp.asarray(species.slot),
             "graph": np.zeros(number, np.int32),
             "mask": np.ones(number, bool),
+            # What a dipole is made of, which nothing here asks for: the energies of a model that has both do not depend on it.
+            "charges": jnp.zeros(number, positions.dtype),
+            "image": np.zeros((number, 3), np.int32),
+            **of_atoms,
         },
         edges={"shift": rows.shift, "mask": rows.mask, "reverse": rows.reverse},
         senders=rows.senders,
@@ -91,6 +111,8 @@ def graph_of(species: Species, positions: jax.Array, cell: jax.Array, rows: RowL
             "volume": jnp.stack([size, jnp.ones_like(size)]),
             "mask": np.array([True, False]),
             "species_table": jnp.asarray(species.table),
+            "origin": jnp.zeros((2, 3), positions.dtype),
+            **({"inputs": of_structure} if of_structure else {}),
         },
         n_node=count,
         n_edge=count * np.int32(rows.shape.slots),

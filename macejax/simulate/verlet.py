@@ -16,6 +16,7 @@ from macejax.data.batch import Capacity, batch, capacity_for, round_slots, with_
 from macejax.data.graph import build_graph
 from macejax.data.neighbors import wrap
 from macejax.data.structure import Structure, volume
+from macejax.simulate.lattice import needed_reach
 
 HEADROOM = 1.1  # of neighbour slots in the first batch: degrees fluctuate, and a compilation costs more than the slots
 GROWTH = 1.25  # of what was too small: the number of compilations grows as the logarithm of the size
@@ -62,20 +63,16 @@ def same_inputs(old: Structure, new: Structure) -> bool:
 
 
 def lasts(kept: VerletList, structure: Structure, cutoff: float, reach: float) -> bool:
-    """Whether every pair of atoms now within the cutoff was within `reach` when the list was made.
-
-    With F the deformation of the cell, an atom that was at x0 is at x = x0 F + u. A pair within the cutoff now, |r| <= cutoff, was at
-    r0 = (r - u_j + u_i) F^-1, so |r0| <= (cutoff + 2 max |u|) ||F^-1||. A motion common to all atoms does not count in u.
-    """
+    """Whether every pair of atoms now within the cutoff was within `reach` when the list was made."""
     old = kept.structure
     if not same_inputs(old, structure):
         return False
     if not (np.array_equal(old.numbers, structure.numbers) and np.array_equal(old.pbc, structure.pbc)):
         return False
-    deformation = np.linalg.solve(_periodic_cell(old), _periodic_cell(structure))
-    moved = structure.positions - old.positions @ deformation
+    now, then = _periodic_cell(structure), _periodic_cell(old)
+    moved = structure.positions - old.positions @ np.linalg.solve(then, now)
     farthest = np.linalg.norm(moved - moved.mean(axis=0), axis=1).max()
-    return bool((cutoff + 2 * farthest) * np.linalg.norm(np.linalg.inv(deformation), 2) <= reach)
+    return bool(needed_reach(cutoff, farthest, now, then) <= reach)
 
 
 def move(kept: VerletList, structure: Structure) -> jraph.GraphsTuple:

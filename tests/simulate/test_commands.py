@@ -11,10 +11,11 @@ from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 from ase.io import read, write
 
-from macejax.checkpoint.model_file import save_model
+from macejax.checkpoint.model_file import load_model, save_model
 from macejax.cli.main import main
 from macejax.config import ModelConfig
 from macejax.model.mace import init_model
+from macejax.simulate import run_many
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,8 @@ def test_md(folder, capsys):
     lines = [json.loads(line) for line in (folder / "md.jsonl").read_text().splitlines()]
     assert len(frames) == len(lines) == 5 and len(frames[0]) == 4
     assert lines[-1]["time"] == pytest.approx(10)
+    page = (folder / "md.html").read_text()
+    assert (folder / "md.png").stat().st_size > 10_000 and "temperature K" in page and "data:image/png" in page and "http" not in page
     assert run(folder, "md", "model.mace", "water.xyz", *options) == 1  # never over a trajectory that is there
     assert "exists already" in capsys.readouterr().err
     assert run(folder, "md", "model.mace", "md.xyz", *options[4:], "-o", "more.xyz", "--log", "more.jsonl") == 0
@@ -126,6 +129,27 @@ def test_md_on_the_device(folder, capsys):
     assert run(folder, "md", "model.mace", "water.xyz", *two, *options, "--steps", "20", "--restart") == 0
     for end in ("xyz", "jsonl"):
         assert (folder / f"two.{end}").read_bytes() == (folder / f"device.{end}").read_bytes()
+
+
+def test_md_of_many(folder, capsys):
+    """Three structures of two files: each does what it does by itself in run_many, and has its files; the page has a line for each."""
+    options = ("--engine", "jax", "--steps", "6", "--every", "3", "--ensemble", "nvt", "--index", ":", "-o", str(folder / "several"))
+    assert run(folder, "md", "model.mace", "water.xyz", "copper.xyz", *options) == 0
+    said = capsys.readouterr().out
+    frames = read(folder / "water.xyz", ":") + read(folder / "copper.xyz", ":")
+    expected = run_many(load_model(folder / "model.mace"), frames, 6, timestep=0.5, temperature=300.0, ensemble="nvt", every=3).runs
+    for k, each in enumerate(expected):
+        found = read(folder / "several" / f"{k}.xyz", ":")
+        np.testing.assert_allclose(found[-1].positions, each.atoms.positions, atol=1e-8)
+        assert [json.loads(line)["step"] for line in (folder / "several" / f"{k}.jsonl").read_text().splitlines()] == [0, 3, 6]
+    page = (folder / "several.html").read_text()
+    assert "copper.xyz" in said and "copper.xyz" in page and f"{len(frames)} of {len(frames)}" in page
+    for arguments, message in (
+        (("--engine", "ase"), "at once on the device only"),
+        (("--engine", "jax", "--state", "x", "--log", "y"), "--state, --log: for one structure only"),
+    ):
+        assert run(folder, "md", "model.mace", "water.xyz", "copper.xyz", *arguments) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

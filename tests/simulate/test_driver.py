@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.constraints import FixAtoms
 from ase.io import read
 
-from macejax.config import ConfigError, EmbeddingConfig, ModelConfig
+from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import DataError
 from macejax.model.mace import init_model
 from macejax.simulate import Calculator, Ensemble, SimulationError, driver, list_shape, recorder, run_md, run_on_device
@@ -368,21 +367,12 @@ def test_heads(tmp_path):
         assert atoms.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=SAME)
 
 
-def test_models_that_read_more_than_atoms_and_cell_are_refused():
-    charged = MODEL.config.model_copy(update={"joint_embedding": (EmbeddingConfig(name="total_charge", type="continuous", emb_dim=2),)})
-    with pytest.raises(ConfigError, match="beside atoms and cell"):
-        run_on_device(MODEL._replace(config=charged), copper(), 1, site_energy=morse)
-
-
 def test_options_are_checked():
-    fixed = copper()
-    fixed.set_constraint(FixAtoms([0]))
     for atoms, options, error, message in (
         (copper(), {"restart": True}, ConfigError, "state file"),
         (copper(), {"every": 0}, ConfigError, "every"),
         (copper(), {"dtype": "float16"}, ConfigError, "dtype"),
         (copper(), {"skin": -1.0}, ConfigError, "skin"),
-        (fixed, {}, ConfigError, "constraints"),
         (Atoms("Au"), {}, DataError, "Au"),
         (Atoms("Cu", [(np.nan, 0, 0)]), {}, DataError, "positions"),
     ):

@@ -27,6 +27,7 @@ from macejax.simulate.system import Evaluation
 KT = 0.03  # eV
 SPRING = 0.5  # eV/Angstrom^2
 SIGMA = 4.0  # how far a mean may be off, in standard errors
+TWO_TEMPERATURES = 3.0  # how far the slope of the ratio of two energy histograms may be off, likewise
 ATOMS = 8
 
 
@@ -64,9 +65,11 @@ def settings(**changes) -> Settings:
         "relaxation_time": 2.0,
         "freedoms": 3 * ATOMS,
         "pressure": 0.0,
+        "free": np.ones((ATOMS, 3), bool),
         "mobility": 0.0,
     }
-    return Settings(**{name: jnp.asarray(value, jnp.float64) for name, value in {**values, **changes}.items()})
+    values |= changes
+    return Settings(**{name: jnp.asarray(value, bool if name == "free" else jnp.float64) for name, value in values.items()})
 
 
 def start(renew, numbers: Settings, cell: float = 10.0, seed: int = 0) -> State:
@@ -128,6 +131,33 @@ def test_thermostats_sample_the_canonical_ensemble(middle):
     assert abs(square.mean() - freedoms / 2 * KT**2) < SIGMA * standard_error(square) + 0.02 * freedoms / 2 * KT**2
     if middle is langevin:  # rescaling alone does not make springs exchange energy
         assert abs(potential.mean() - freedoms / 2 * KT) < SIGMA * standard_error(potential)
+
+
+def boltzmann_slope(cold: np.ndarray, hot: np.ndarray) -> float:
+    """s of ln P_hot(E) / P_cold(E) = s E + const, by maximum likelihood and without bins (Shirts, J. Chem. Theory Comput. 9, 909, 2013)."""
+    energy, is_hot = np.concatenate([cold, hot]), np.repeat([0.0, 1.0], [len(cold), len(hot)])
+    design = np.stack([np.ones_like(energy), (energy - energy.mean()) / energy.std()], axis=1)
+    weights = np.zeros(2)
+    for _ in range(10):  # of Newton: the likelihood is concave
+        chance = 1 / (1 + np.exp(-design @ weights))
+        weights += np.linalg.solve((design * (chance * (1 - chance))[:, None]).T @ design, design.T @ (is_hot - chance))
+    return weights[1] / energy.std()
+
+
+@pytest.mark.parametrize(("middle", "steps"), [(langevin, 50_000), (velocity_rescaling, 50_000), (nose_hoover, 200_000)])
+def test_energies_at_two_temperatures_differ_by_boltzmann_factors(middle, steps):
+    """P_hot(E) / P_cold(E) ~ exp((1 / kT_cold - 1 / kT_hot) E), of which no density of states is left."""
+    temperatures, runs = (KT, 1.27 * KT), []
+    for kT in temperatures:
+        numbers = settings(thermal_energy=kT)
+        _, total = run(start(tangle, numbers), numbers, middle, tangle, steps, total_energy)
+        runs.append(np.array(total[steps // 25 :: steps // 2500]).reshape(10, -1))
+    expected = 1 / temperatures[0] - 1 / temperatures[1]
+    found = boltzmann_slope(*(each.ravel() for each in runs))
+    without = [boltzmann_slope(*(np.delete(each, k, axis=0).ravel() for each in runs)) for k in range(10)]
+    error = np.sqrt(9 * np.var(without))  # jackknife over pieces longer than the memory
+    assert abs(found - expected) < TWO_TEMPERATURES * error
+    assert error < 0.05 * expected  # a thermostat that fluctuates too little or too much would be seen
 
 
 SHORT = 40.0  # time in which trajectories of different timesteps stay together

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, fcc111
+from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import FIRE
 
 import macejax
 from macejax.config import ModelConfig
@@ -278,6 +280,31 @@ def test_fire():
     assert np.abs(state.force).max() < 1e-3 and not neighbor.did_buffer_overflow
     found = Atoms("Cu4", scaled_positions=state.position, cell=atoms.cell, pbc=True)
     np.testing.assert_allclose(found.get_all_distances(mic=True)[0, 1:], LATTICE / np.sqrt(2), atol=1e-2)
+
+
+def test_fire_of_atoms_and_box():
+    """`fire_descent_box` under 5 GPa, of a crystal that is sheared, stretched and rattled, against ASE's FIRE in a FrechetCellFilter."""
+    pressure, atoms = 5 * units.GPa, copper(1, SHEARED)
+    neighbor_fn, energy_fn, R, box = setup(atoms, True)
+    _, shift = space.periodic_general(box)
+    init, apply = minimize.fire_descent_box(jaxmd.position_first(energy_fn), shift, 0.05, 0.2, scalar_pressure=pressure)
+    neighbor = neighbor_fn.allocate(R, extra_capacity=40)
+
+    def descend(carry, _):
+        state, neighbor = carry
+        state = apply(state, neighbor=neighbor, params=MODEL.params)
+        return (state, neighbor.update(state.position, box=state.box)), None
+
+    start = (init(R, box, neighbor=neighbor, params=MODEL.params), neighbor)
+    (state, neighbor), _ = jax.jit(lambda carry: jax.lax.scan(descend, carry, None, 600))(start)
+    assert not neighbor.did_buffer_overflow and int(neighbor.num_late) == 0 and int(neighbor.num_rebuilds) > 0
+    assert np.abs(state.force).max() < 1e-4 and np.abs(state.box_force).max() < 1e-4
+    atoms.calc = Calculator(MODEL, site_energy=morse)
+    FIRE(FrechetCellFilter(atoms, scalar_pressure=pressure), logfile=None).run(fmax=1e-5, steps=2000)
+    found = Atoms("Cu4", scaled_positions=state.position, cell=np.asarray(state.box).T, pbc=True, calculator=atoms.calc)
+    np.testing.assert_allclose(found.cell.cellpar(), atoms.cell.cellpar(), rtol=1e-4)
+    np.testing.assert_allclose(found.get_stress()[:3], -pressure, atol=1e-5)
+    assert found.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
 
 
 @pytest.mark.x32

@@ -21,8 +21,8 @@ from macejax.simulate.conductivity import heat_fluxes
 from macejax.simulate.many import md
 from macejax.simulate.many.fields import RUNNING, choose, max_per_graph, pack, start, unpack
 from macejax.simulate.many.lists import find, gather_lists, reach_used
-from macejax.simulate.many.matrices import exponential, inverse, volumes
 from macejax.simulate.many.program import make_program
+from macejax.simulate.matrices import exponential, inverse, volumes
 
 CUTOFF, SKIN = 3.0, 0.6
 

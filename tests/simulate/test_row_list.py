@@ -12,8 +12,9 @@ from ase.build import bulk
 from macejax.data.graph import rank_in_row
 from macejax.data.neighbors import symmetric_neighbors
 from macejax.data.structure import DataError
-from macejax.simulate.lattice import complete_cell, inverse
+from macejax.simulate.lattice import complete_cell
 from macejax.simulate.list_shape import allocate, grown, reshape, shape_for
+from macejax.simulate.matrices import inverse
 from macejax.simulate.row_list import RowList, is_stale, settle, update
 
 SKIN = 0.4

@@ -14,7 +14,7 @@ import jraph
 
 from macejax.model.geometry import sum_per_graph
 from macejax.simulate.many.fields import Fields, max_per_graph, of_atoms
-from macejax.simulate.many.matrices import exponential, inverse, volumes
+from macejax.simulate.matrices import exponential, inverse, volumes
 
 
 class Vector(NamedTuple):

@@ -14,9 +14,11 @@ from macejax.data.batch import Capacity, round_slots
 from macejax.data.inputs import Embedding
 from macejax.data.species import species_index
 from macejax.data.structure import DataError, Structure
+from macejax.model.mace import Model
 from macejax.simulate.many.fields import HOT, NONFINITE, RUNNING, STALE, Fields, pack, unpack
 from macejax.simulate.many.lists import Listed, find, gather_lists
 from macejax.simulate.many.program import Program
+from macejax.simulate.many.systems import params_of
 
 HEADROOM, GROWTH = 1.1, 1.25  # of neighbour slots: of the first batch, and when they were too few
 SHRINK = 4  # a batch that has this much too much room becomes smaller, for the price of a compilation
@@ -66,7 +68,17 @@ class Summary(NamedTuple):
     lists: int  # that were made
 
 
-def drive(jobs: Sequence[Job], engine: Engine, on_frame: Callable[[Job, Fields], None], on_end: Callable[[Job, str], None]) -> Summary:
+OnFrame = Callable[[Job, Fields], None]
+OnEnd = Callable[[Job, str], None]
+
+
+def engine_for(program: Program, models: Sequence[Model], dtype: str, chunk: tuple[int, int], batch_atoms: int) -> Engine:
+    """The engine of models of one configuration; `chunk` is the number of frames, and of steps between them."""
+    config = models[0].config
+    return Engine(program, params_of(models, dtype), config.elements, config.joint_embedding, config.cutoff, *chunk, batch_atoms)
+
+
+def drive(jobs: Sequence[Job], engine: Engine, on_frame: OnFrame, on_end: OnEnd) -> Summary:
     """Run all jobs to their end.
 
     Args:
@@ -120,7 +132,7 @@ def _admit(queue: deque[Job], members: list[Job], room: int) -> None:
         members.append(queue.popleft())
 
 
-def _refresh(running: list[list[Job]], engine: Engine, on_end: Callable[[Job, str], None]) -> int:
+def _refresh(running: list[list[Job]], engine: Engine, on_end: OnEnd) -> int:
     """New lists for those that wait for one and, if there are such, for all that will soon. Returns how many."""
     everyone = [job for members in running for job in members]
     if not any(job.state.globals["status"] == STALE for job in everyone):
@@ -146,7 +158,7 @@ def _refresh(running: list[list[Job]], engine: Engine, on_end: Callable[[Job, st
     return made
 
 
-def _harvest(members: list[Job], state: Fields, frames: Fields, on_frame: Callable, on_end: Callable) -> list[Job]:
+def _harvest(members: list[Job], state: Fields, frames: Fields, on_frame: OnFrame, on_end: OnEnd) -> list[Job]:
     """Hand out what the chunk brought; returns those that go on."""
     staying = []
     sizes = [job.size for job in members]

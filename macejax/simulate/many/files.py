@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.io import write
 
 from macejax.simulate.many.relax import Relaxed
-from macejax.simulate.record import read_frames, snapshot
+from macejax.simulate.record import read_frames, refuse_existing, snapshot
 from macejax.simulate.relax import Relaxation
 
 Observe = Callable[[int, Atoms, Relaxation], None]
@@ -50,9 +50,7 @@ def saving(
     Raises:
       FileExistsError: a file is there already, and `overwrite` is not set.
     """
-    for path in (output, trajectory, log, *others):
-        if path is not None and path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already: choose another name, or allow it to be overwritten.")
+    refuse_existing((output, trajectory, log, *others), overwrite)
     results: dict[int, Atoms] = {}
     with ExitStack() as stack:
         opened = {p: stack.enter_context(open(p, "w", encoding="utf-8")) for p in (output, trajectory, log) if p is not None}
@@ -96,9 +94,8 @@ def record_each(folder: Path | str, overwrite: bool = False) -> Callable[[int, A
         trajectory, log = directory / f"{place}.xyz", directory / f"{place}.jsonl"
         if place not in begun:
             directory.mkdir(parents=True, exist_ok=True)
+            refuse_existing((trajectory, log), overwrite, "choose another folder")
             for path in (trajectory, log):
-                if path.exists() and not overwrite:
-                    raise FileExistsError(f"{path} exists already: choose another folder, or allow it to be overwritten.")
                 path.write_text("", encoding="utf-8")
             begun.add(place)
         with open(trajectory, "a", encoding="utf-8") as frames, open(log, "a", encoding="utf-8") as lines:

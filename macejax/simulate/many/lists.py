@@ -15,8 +15,9 @@ from macejax.data.inputs import Embedding
 from macejax.data.neighbors import wrap
 from macejax.data.structure import Structure
 from macejax.model.geometry import sum_per_graph
+from macejax.simulate.lattice import needed_reach
 from macejax.simulate.many.fields import Fields, max_per_graph, of_atoms
-from macejax.simulate.many.matrices import inverse
+from macejax.simulate.matrices import inverse
 
 
 class Listed(NamedTuple):
@@ -62,20 +63,14 @@ def gather_lists(listed: Sequence[Listed], capacity: Capacity, like: Listed | No
 
 
 def reach_used(lists: Lists, state: Fields, cutoff: float) -> Any:
-    """Part of each list's reach that is used [G]: above 1, a pair within the cutoff might be missing.
-
-    With F the deformation of the cell since, an atom that was at x0 is at x = x0 F + u. A pair within the cutoff now, |r| <= cutoff, was at
-    r0 = (r - u_j + u_i) F^-1, so |r0| <= (cutoff + 2 max |u|) ||F^-1||. A motion common to all atoms does not count in u. The norm is
-    bounded by 1 + ||F^-1 - 1||, Frobenius.
-    """
+    """Part of each list's reach that is used [G]: above 1, a pair within the cutoff might be missing."""
     one = jnp.eye(3)
     varies = lists.periodic[:, None, None]
     now = jnp.where(varies, state.globals["cell"], one)
     then = jnp.where(varies, lists.cell, one)
     deformation = inverse(then) @ now
-    stretch = 1 + jnp.sqrt(jnp.sum((inverse(now) @ then - one) ** 2, axis=(1, 2)))
     moved = state.nodes["positions"] - jnp.einsum("na,nab->nb", lists.positions, of_atoms(deformation, lists.graph))
     moved = jnp.where(lists.graph.nodes["mask"][:, None], moved, 0)
     mean = sum_per_graph(moved, lists.graph) / jnp.maximum(lists.graph.n_node, 1)[:, None]
     distance = jnp.sqrt(jnp.sum((moved - of_atoms(mean, lists.graph)) ** 2, axis=1))
-    return (cutoff + 2 * max_per_graph(distance, lists.graph)) * stretch / lists.reach
+    return needed_reach(cutoff, max_per_graph(distance, lists.graph), now, then) / lists.reach

@@ -14,9 +14,10 @@ from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import BAROSTAT_TIME, COMPRESSIBILITY, RELAXATION_TIME
 from macejax.simulate.inputs import structure_of
-from macejax.simulate.many.drive import Engine, Job, Summary, drive
+from macejax.simulate.many.drive import Job, OnEnd, OnFrame, Summary, drive, engine_for
 from macejax.simulate.many.dynamics import Ensemble, rule
 from macejax.simulate.many.fields import Fields, start
 from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
@@ -24,18 +25,16 @@ from macejax.simulate.many.systems import (
     atoms_of,
     check_run,
     e0_of,
-    each,
-    free_of,
     lanes_of,
     names_of,
-    params_of,
+    settings_of,
     site_energy_of,
 )
-from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize
+from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize, thermo
 
 PROGRAMS = 8  # that are kept
 CHUNK = 64  # steps from one look of the host to the next, at most
-RECORDED = Recorded(("positions", "velocities", "forces"), ("cell", "energy", "strain_derivative", "has_volume", "timestep", "freedom"))
+RECORDED = Recorded(("positions", "momenta", "forces"), ("cell", "energy", "strain_derivative", "has_volume"))
 Many: TypeAlias = float | Sequence[float]
 
 
@@ -104,7 +103,7 @@ def run_many(
       keep_frames: whether `frames` holds them too.
       names: what sentences call the systems; by default their place and formula.
       max_temperature: K; hotter systems are stopped. By default ten times the target, or the start.
-      dtype: of the model; positions, velocities and sums over atoms are float64 in any case.
+      dtype: of the model; positions, momenta and sums over atoms are float64 in any case.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
       site_energy: takes the place of the model's own function.
@@ -133,20 +132,44 @@ def run_many(
     models, lanes = lanes_of(model, len(systems), head)
     config = models[0].config
     images = [atoms.copy() for atoms in systems]
-    values = {name: each(value, len(images), name) for name, value in options.items()}
-    jobs = []
-    for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
-        settings = {option: value[k] for option, value in values.items()}
-        jobs.append(_job(config, k, name, atoms, ensemble, steps, every, lanes[k], skin, settings))
+    settings = settings_of(options, len(images))
+    plan = _Plan(ensemble, steps, every, skin)
+    jobs = [_job(config, plan, *each) for each in zip(range(len(images)), names_of(images, names), images, lanes, settings, strict=True)]
+    runs, on_frame, on_end = _collector(config, images, jobs, settings, observe, keep_frames)
+    with jax.enable_x64(True):
+        program = _program(config, site_energy, ensemble, free_shape, dtype, len(models))
+        chunk = (max(CHUNK // every, 1), min(every, CHUNK))
+        summary = drive(jobs, engine_for(program, models, dtype, chunk, batch_atoms), on_frame, on_end)
+    return Runs(runs, summary)
+
+
+class _Plan(NamedTuple):
+    """What all systems have in common."""
+
+    ensemble: Ensemble
+    steps: int
+    every: int
+    skin: float
+
+
+def _collector(
+    config: ModelConfig,
+    images: Sequence[Atoms],
+    jobs: Sequence[Job],
+    settings: Sequence[dict[str, Any]],
+    observe: Callable[[int, Atoms, Thermo], None] | None,
+    keep_frames: bool,
+) -> tuple[list[Any], OnFrame, OnEnd]:
+    """A list that fills with the Run of each system, and the two functions that fill it as `drive` calls them."""
     e0s = [e0_of(job.structure, config) for job in jobs]
+    runs: list[Any] = [None] * len(images)
     thermos: list[list[Thermo]] = [[] for _ in images]
     frames: list[list[Atoms]] = [[] for _ in images]
-    runs: list[Any] = [None] * len(images)
 
     def on_frame(job: Job, frame: Fields) -> None:
         k = job.index
         atoms = atoms_of(images[k], frame, e0s[k])
-        thermos[k].append(thermo_of(atoms, frame))
+        thermos[k].append(thermo(atoms, int(frame.globals["step"]), settings[k]["timestep"]))
         if keep_frames:
             frames[k].append(atoms)
         if observe is not None:
@@ -156,12 +179,7 @@ def run_many(
         k = job.index
         runs[k] = Run(job.name, atoms_of(images[k], job.state, e0s[k]), thermos[k], frames[k], f"{job.name}: {stopped}" if stopped else "")
 
-    with jax.enable_x64(True):
-        program = _program(config, site_energy, ensemble, free_shape, dtype, len(models))
-        chunk = (max(CHUNK // every, 1), min(every, CHUNK))
-        engine = Engine(program, params_of(models, dtype), config.elements, config.joint_embedding, config.cutoff, *chunk, batch_atoms)
-        summary = drive(jobs, engine, on_frame, on_end)
-    return Runs(runs, summary)
+    return runs, on_frame, on_end
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -171,33 +189,10 @@ def _program(config: ModelConfig, own: SiteEnergy | None, ensemble: Ensemble, fr
     return make_program(advance, lanes)
 
 
-def thermo_of(atoms: Atoms, frame: Fields) -> Thermo:
-    """What there is to say of a frame."""
-    potential, kinetic = float(atoms.calc.results["energy"]), float(atoms.get_kinetic_energy())
-    size = pressure = None
-    if "stress" in atoms.calc.results:
-        size = float(atoms.get_volume())
-        pressure = (2 * kinetic / (3 * size) - float(np.mean(atoms.calc.results["stress"][:3]))) / units.GPa
-    step, timestep = int(frame.globals["step"]), float(frame.globals["timestep"]) / units.fs
-    temperature = 2 * kinetic / (float(frame.globals["freedom"]) * units.kB)
-    return Thermo(step, step * timestep, potential, kinetic, potential + kinetic, temperature, size, pressure)
-
-
-def _job(
-    config: ModelConfig,
-    k: int,
-    name: str,
-    atoms: Atoms,
-    ensemble: str,
-    steps: int,
-    every: int,
-    lane: int,
-    skin: float,
-    settings: dict[str, Any],
-) -> Job:
+def _job(config: ModelConfig, plan: _Plan, k: int, name: str, atoms: Atoms, lane: int, settings: dict[str, Any]) -> Job:
     structure, free = structure_of(atoms, config, source=name), free_of(atoms, name)
     target = settings["temperature"]
-    _check_system(name, atoms, ensemble, free, settings)
+    _check_system(name, atoms, plan.ensemble, free, settings)
     if target is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, target, np.random.default_rng(settings["seed"]))
     masses, freedom = atoms.get_masses(), max(int(free.sum()), 1)
@@ -213,10 +208,11 @@ def _job(
         "barostat_time": settings["barostat_time"] * units.fs,
         "compressibility": settings["compressibility"] / units.GPa,
     }
-    nodes = {"velocities": np.where(free, atoms.get_velocities(), 0), "masses": masses, "order": np.arange(len(atoms), dtype=np.int32)}
+    nodes = {"momenta": np.where(free, atoms.get_momenta(), 0), "masses": masses, "order": np.arange(len(atoms), dtype=np.int32)}
     of_system = {option: np.float64(value) for option, value in numbers.items()} | {"seed": np.uint32(settings["seed"])}
-    state = start(structure.positions, structure.cell, free, volume(structure.cell) > 0, steps, every, nodes, of_system)
-    return Job(k, name, structure, lane, state, skin, skin)
+    has_volume = volume(structure.cell) > 0
+    state = start(structure.positions, structure.cell, free, has_volume, plan.steps, plan.every, nodes, of_system)
+    return Job(k, name, structure, lane, state, plan.skin, plan.skin)
 
 
 def _check_ensemble(ensemble: str, of_npt: dict[str, Any], relaxation_time: Any) -> None:

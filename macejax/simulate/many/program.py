@@ -14,7 +14,7 @@ from macejax.potential import Prediction, SiteEnergy, assemble
 from macejax.potential.predict import as_sites
 from macejax.simulate.many.fields import NONFINITE, RUNNING, STALE, Fields, choose
 from macejax.simulate.many.lists import Lists, reach_used
-from macejax.simulate.many.matrices import volumes
+from macejax.simulate.matrices import volumes
 
 
 class Rule(NamedTuple):

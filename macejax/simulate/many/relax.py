@@ -14,8 +14,9 @@ from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.constraints import free_of
 from macejax.simulate.inputs import structure_of
-from macejax.simulate.many.drive import Engine, Job, Summary, drive
+from macejax.simulate.many.drive import Job, OnEnd, OnFrame, Summary, drive, engine_for
 from macejax.simulate.many.fields import DONE, Fields, start
 from macejax.simulate.many.minimize import Optimizer, memory, rule
 from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
@@ -23,11 +24,9 @@ from macejax.simulate.many.systems import (
     atoms_of,
     check_run,
     e0_of,
-    each,
-    free_of,
     lanes_of,
     names_of,
-    params_of,
+    settings_of,
     site_energy_of,
 )
 from macejax.simulate.relax import Relaxation
@@ -109,12 +108,34 @@ def relax_many(
         raise ConfigError(f"of many systems at once the optimizer is FIRE or LBFGS, not {optimizer!r}.")
     models, lanes = lanes_of(model, len(systems), head)
     config = models[0].config
-    options = {"fmax": fmax, "cell": cell, "pressure": pressure, "smax": smax}
-    values = {name: each(value, len(systems), name) for name, value in options.items()}
     images = [atoms.copy() for atoms in systems]
-    jobs = []
-    for k, (name, atoms) in enumerate(zip(names_of(images, names), images, strict=True)):
-        jobs.append(_job(config, k, name, atoms, optimizer, steps, lanes[k], skin, {option: value[k] for option, value in values.items()}))
+    settings = settings_of({"fmax": fmax, "cell": cell, "pressure": pressure, "smax": smax}, len(images))
+    plan = _Plan(optimizer, steps, skin)
+    jobs = [_job(config, plan, *each) for each in zip(range(len(images)), names_of(images, names), images, lanes, settings, strict=True)]
+    results, on_frame, on_end = _collector(config, images, jobs, observe, on_result)
+    with jax.enable_x64(True):
+        cells = any(each["cell"] for each in settings)
+        program = _program(config, site_energy, optimizer, cells, dtype, observe is not None, len(models))
+        summary = drive(jobs, engine_for(program, models, dtype, (CHUNK, 1), batch_atoms), on_frame, on_end)
+    return Relaxations(results, summary)
+
+
+class _Plan(NamedTuple):
+    """What all systems have in common."""
+
+    optimizer: Optimizer
+    steps: int
+    skin: float
+
+
+def _collector(
+    config: ModelConfig,
+    images: Sequence[Atoms],
+    jobs: Sequence[Job],
+    observe: Callable[[int, Atoms, Relaxation], None] | None,
+    on_result: Callable[[int, Relaxed], None] | None,
+) -> tuple[list[Any], OnFrame, OnEnd]:
+    """A list that fills with the result of each system, and the two functions that fill it as `drive` calls them."""
     e0s = [e0_of(job.structure, config) for job in jobs]
     paths: list[list[Relaxation]] = [[] for _ in images]
     results: list[Any] = [None] * len(images)
@@ -137,11 +158,7 @@ def relax_many(
         if on_result is not None:
             on_result(k, results[k])
 
-    with jax.enable_x64(True):
-        program = _program(config, site_energy, optimizer, any(values["cell"]), dtype, observe is not None, len(models))
-        engine = Engine(program, params_of(models, dtype), config.elements, config.joint_embedding, config.cutoff, CHUNK, 1, batch_atoms)
-        summary = drive(jobs, engine, on_frame, on_end)
-    return Relaxations(results, summary)
+    return results, on_frame, on_end
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -162,9 +179,7 @@ def _unfinished(job: Job) -> str:
     return f"not converged after {int(of_system['step'])} steps: the largest force is {of_system['largest_force']:.3g} eV/Å{stress}."
 
 
-def _job(
-    config: ModelConfig, k: int, name: str, atoms: Atoms, optimizer: Optimizer, steps: int, lane: int, skin: float, settings: dict[str, Any]
-) -> Job:
+def _job(config: ModelConfig, plan: _Plan, k: int, name: str, atoms: Atoms, lane: int, settings: dict[str, Any]) -> Job:
     structure, free = structure_of(atoms, config, source=name), free_of(atoms, name)
     largest_stress = np.inf if settings["smax"] is None else settings["smax"]
     if not settings["fmax"] > 0 or not largest_stress > 0:
@@ -176,7 +191,7 @@ def _job(
     for option in ("pressure", "smax"):
         if settings[option] and not settings["cell"]:
             raise ConfigError(f"{name}: {option} is about a free cell only: set cell=True.")
-    nodes, of_system = memory(optimizer, len(atoms))
+    nodes, of_system = memory(plan.optimizer, len(atoms))
     of_system |= {
         "log_deformation": np.zeros((3, 3)),
         "cell_downhill": np.zeros((3, 3)),
@@ -189,5 +204,5 @@ def _job(
         "largest_stress": np.float64(np.inf),
     }
     nodes |= {"undeformed": structure.positions, "downhill": np.zeros_like(structure.positions)}
-    state = start(structure.positions, structure.cell, free, volume(structure.cell) > 0, steps, 1, nodes, of_system)
-    return Job(k, name, structure, lane, state, skin, skin)
+    state = start(structure.positions, structure.cell, free, volume(structure.cell) > 0, plan.steps, 1, nodes, of_system)
+    return Job(k, name, structure, lane, state, plan.skin, plan.skin)

@@ -1,4 +1,4 @@
-"""From ase.Atoms to systems and back: names, constraints, and options that are one for all or one for each."""
+"""From ase.Atoms to systems and back: names, and options that are one for all or one for each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms, FixCartesian
 
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.species import species_index
-from macejax.data.structure import DataError, Structure
+from macejax.data.structure import Structure
 from macejax.model.heads import select_head
 from macejax.model.mace import Model, build
 from macejax.potential import SiteEnergy
@@ -27,26 +26,6 @@ def names_of(systems: Sequence[Atoms], given: Sequence[str] | None = None) -> li
     return [f"system {k} ({atoms.get_chemical_formula()})" for k, atoms in enumerate(systems)]
 
 
-def free_of(atoms: Atoms, name: str) -> np.ndarray:
-    """[n, 3] bool, False for components that FixAtoms and FixCartesian hold.
-
-    Raises:
-      DataError: a constraint of another kind.
-    """
-    free = np.ones((len(atoms), 3), bool)
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            free[constraint.index] = False
-        elif isinstance(constraint, FixCartesian):
-            free[constraint.index] &= ~np.asarray(constraint.mask, bool)
-        else:
-            raise DataError(
-                f"{name}: has a {type(constraint).__name__}, but of many systems at once only FixAtoms and FixCartesian can be held: "
-                "run it alone, through the calculator, or take the constraint away."
-            )
-    return free
-
-
 def each(value: Any, count: int, option: str) -> list[Any]:
     """An option that is one value for all, or a sequence with one for each.
 
@@ -58,6 +37,16 @@ def each(value: Any, count: int, option: str) -> list[Any]:
             raise ConfigError(f"{option} has {len(value)} values for {count} systems: give one for each, or one for all.")
         return list(value)
     return [value] * count
+
+
+def settings_of(options: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The options of every system, of options that are one value for all or one for each.
+
+    Raises:
+      ConfigError: a sequence of another length.
+    """
+    values = {name: each(value, count, name) for name, value in options.items()}
+    return [{name: value[k] for name, value in values.items()} for k in range(count)]
 
 
 def lanes_of(model: Model | Sequence[Model], count: int, head: str | None) -> tuple[list[Model], list[int]]:
@@ -132,8 +121,8 @@ def atoms_of(start: Atoms, frame: Fields, e0: float) -> Atoms:
     atoms.calc = None
     atoms.set_cell(frame.globals["cell"])
     atoms.set_positions(frame.nodes["positions"], apply_constraint=False)
-    if "velocities" in frame.nodes:
-        atoms.set_momenta(frame.nodes["velocities"] * atoms.get_masses()[:, None], apply_constraint=False)
+    if "momenta" in frame.nodes:
+        atoms.set_momenta(frame.nodes["momenta"], apply_constraint=False)
     results: dict[str, Any] = {"energy": float(frame.globals["energy"]) + e0, "forces": frame.nodes["forces"]}
     if frame.globals["has_volume"]:
         stress = frame.globals["strain_derivative"] / atoms.get_volume()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 SQUARINGS, ORDER = 6, 9  # exact to rounding for norms up to 8
 
 
-def inverse(m: jax.Array) -> jax.Array:
-    """By cofactors."""
-    rows = jnp.cross(m[..., [1, 2, 0], :], m[..., [2, 0, 1], :])
-    determinant = jnp.sum(m[..., 0, :] * rows[..., 0, :], axis=-1)
-    return jnp.swapaxes(rows, -1, -2) / determinant[..., None, None]
+def inverse(m: Any) -> Any:
+    """By cofactors; of numpy arrays on the host, of jax's in a program."""
+    xp = m.__array_namespace__()
+    a, b, c = m[..., 0, :], m[..., 1, :], m[..., 2, :]
+    first = xp.linalg.cross(b, c)
+    columns = xp.stack([first, xp.linalg.cross(c, a), xp.linalg.cross(a, b)], axis=-1)
+    return columns / xp.sum(a * first, axis=-1)[..., None, None]
 
 
 def volumes(m: jax.Array) -> jax.Array:
