@@ -17,10 +17,6 @@ class Limit(NamedTuple):
 
 
 FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest rms force; more where large pair forces cancel (errors.force_floor)
-# In float32, errors count beyond so many times what rounding of the edge vectors alone makes in float64 arithmetic. In a perfect crystal,
-# whose forces cancel, that rounding is up to 0.8e-6 eV/Angstrom; FORCE_FLOOR alone would allow 1e-6. The factor was chosen from 30 turned
-# silicon crystals, in which the largest error of float32 was 1.6e-6 and at most 3.8 times the rounding.
-ROUNDINGS = 4.0
 STRAIN_FLOOR = 1e-1  # eV, the same for dE/d(strain)
 GRADIENT_FLOOR = 1e-3  # of the largest parameter gradient: smaller ones are compared in units of it
 UNIT = 1.0  # eV or eV/Angstrom: relative errors are relative to this where the value is smaller
