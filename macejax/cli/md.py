@@ -111,6 +111,7 @@ def _with_ase(run: _Run) -> None:
 
 
 def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) -> None:
+    from macejax.cache import compilations
     from macejax.checkpoint.model_file import load_model
     from macejax.cli.progress import progress
     from macejax.config import ConfigError
@@ -124,7 +125,11 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
     resume = load_outputs(state) if restart else None
     if state is not None and state.exists() and not (restart or run.overwrite):
         raise FileExistsError(f"{state} exists already: go on from it with --restart, choose another name, or allow it to be overwritten.")
-    with recorder(run.output, run.log, overwrite=run.overwrite, resume=resume) as record, progress("md", run.steps) as show:
+    with (
+        recorder(run.output, run.log, overwrite=run.overwrite, resume=resume) as record,
+        progress("md", run.steps) as show,
+        compilations() as made,
+    ):
         end = run_on_device(
             model,
             atoms,
@@ -142,7 +147,8 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
             outputs=record.sizes,
             head=run.head,
         )
-    counts = f"{end.num_rebuilds} neighbour lists made, {end.num_replays} chunks replayed"
+    compiled = sum("advance" in program.name for program in made)  # `simulate.program.advance`, the one with the model in it
+    counts = f"compiled {compiled} times, {end.num_rebuilds} neighbour lists made, {end.num_replays} chunks replayed"
     typer.echo(f"{_end(end.thermo)}; {counts}; written to {run.output} and {run.log}.")
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from macejax.cache import Compilation
 from macejax.checkpoint.training import remove_leftovers
 from macejax.config import ConfigError, LossConfig, TrainConfig
 from macejax.config.predicts import PREDICTS
@@ -81,13 +82,16 @@ def _require_predicted(model: str, kind: str, terms: Iterable[str]) -> None:
         )
 
 
-def set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None]) -> tuple[Run, TrainState]:
+def set_up(
+    config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None], compiled: Sequence[Compilation] = ()
+) -> tuple[Run, TrainState]:
     """Data, model, optimizer and steps of a run, and the state before its first step.
 
     Args:
       config, folder, log: of the run.
       writes: this process writes the files of the run; it also removes what an interrupted save has left.
       stop: says why the run should stop, None as long as it should not.
+      compiled: grows with the programs that are compiled.
 
     Raises:
       DataError: the data cannot be used.
@@ -116,7 +120,7 @@ def set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Call
         require_labels(prepared.graphs["train"], stage.loss.weights)
     valid = pack_all(prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.dtype)
     sources = [structure.source for structure in prepared.structures["train"]]
-    steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__)
+    steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
     _describe(log, prepared, loader, state, local)
     return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
 
