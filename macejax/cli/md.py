@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
+from macejax.cli.options import Dtype
+
 if TYPE_CHECKING:
     from macejax.simulate.ensemble import Ensemble
     from macejax.simulate.md import Thermo
@@ -36,7 +38,9 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Of velocities and thermostat.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Steps from one frame to the next.")] = 10,
     index: Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")] = -1,
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision; float64 conserves energy better.")] = "float64",
+    dtype: Annotated[
+        Dtype, typer.Option(help="Precision; float64 conserves energy better; tf32x3, tf32, bf16: engine ase on a GPU only.")
+    ] = "float64",
     skin: Annotated[float, typer.Option(min=0, help="Of the neighbour list, Angstrom; changes speed, not results.")] = 0.5,
     engine: Annotated[
         Literal["ase", "jax"], typer.Option(help="ase: step by step through ASE; jax: all on the device, in chunks, with restarts.")
@@ -82,7 +86,7 @@ class _Run(NamedTuple):
     seed: int
     every: int
     frame: int
-    dtype: Literal["float32", "float64"]
+    dtype: Dtype
     skin: float
     head: str | None
     overwrite: bool
@@ -121,6 +125,8 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
 
     if restart and (state is None or run.overwrite):
         raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
+    if run.dtype != "float64" and run.dtype != "float32":
+        raise ConfigError(f"--dtype {run.dtype} is for --engine ase only; jax computes in float64 or float32.")
     atoms, model = read_frames(run.structure, str(run.frame))[0], load_model(run.model)
     resume = load_outputs(state) if restart else None
     if state is not None and state.exists() and not (restart or run.overwrite):

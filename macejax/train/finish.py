@@ -48,7 +48,7 @@ def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainSt
             graphs,
             nodes=config.data.valid_batch_atoms,
             num_devices=config.run.device_count or jax.local_device_count(),
-            dtype=config.run.dtype,
+            dtype=config.run.precision.parameters,
         )
         results[name] = validate(stage.eval_step, stage.loss, params, steps, prepared.structures[name], keep_predictions=True)
         errors = {group: {kind: value._asdict() for kind, value in table.items()} for group, table in results[name].errors.items()}
