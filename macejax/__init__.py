@@ -40,6 +40,7 @@ _PUBLIC = {
     "relax_many": "macejax.simulate.many",
     "run_many": "macejax.simulate.many",
     "save": "macejax.checkpoint.model_file",
+    "tabulate": "macejax.model.tabulate",
 }
 _RENAMED = {"load": "load_model", "save": "save_model"}
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from macejax.cli.options import Dtype
+from macejax.cli.options import Dtype, Radial
 
 
 def command(
@@ -21,8 +21,10 @@ def command(
     dtype: Annotated[Dtype | None, typer.Option(help="Precision; by default that of the model. tf32x3, tf32, bf16: on a GPU only.")] = None,
     batch_atoms: Annotated[int, typer.Option(min=1, help="Atoms per batch and device; changes speed and memory, not results.")] = 256,
     device_count: Annotated[int | None, typer.Option(min=1, help="Local devices to use, all by default.")] = None,
+    radial: Annotated[Radial, typer.Option(help="table: splines for the radial networks, forces within 1e-5 of their rms.")] = "network",
     error: Annotated[
-        bool, typer.Option("--precision-error", help="Also evaluate in float64, and say what the precision costs in energies and forces.")
+        bool,
+        typer.Option("--precision-error", help="Also evaluate in float64, without a table, and say how much energies and forces differ."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
@@ -47,6 +49,11 @@ def command(
     frames = read(structures, label_keys, need_labels=False)
     devices = device_count or jax.local_device_count()
     potential = load_model(model) if head is None else select_head(load_model(model), head)
+    exact = potential
+    if radial == "table":
+        from macejax.model.tabulate import tabulate
+
+        potential = tabulate(exact)
     evaluated = evaluate(potential, frames, dtype=dtype, nodes=batch_atoms, num_devices=devices)
     info, arrays = zip(*predictions(evaluated), strict=True)
     write(output, frames, info=info, arrays=arrays)
@@ -56,5 +63,5 @@ def command(
         from macejax.testing.precision import precision_error
 
         used = dtype or str(jax.tree.leaves(potential.params)[0].dtype)
-        typer.echo(f"{used} against float64: {precision_error(potential, frames, used, nodes=batch_atoms)}")
+        typer.echo(f"{used} against float64: {precision_error(potential, frames, used, exact=exact, nodes=batch_atoms)}")
     typer.echo(f"{len(frames)} structures with predictions: {output}")

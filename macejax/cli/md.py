@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from macejax.cli.options import Dtype
+from macejax.cli.options import Dtype, Radial
 
 if TYPE_CHECKING:
     from macejax.simulate.ensemble import Ensemble
@@ -55,6 +55,7 @@ def command(
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps from one save of --state to the next. [default: 1000]")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Go on from --state to step --steps, appending to the output.")] = False,
     head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
+    radial: Annotated[Radial, typer.Option(help="table: splines for the radial networks, forces within 1e-5 of their rms.")] = "network",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Run molecular dynamics with a model. Stops with a sentence where the run explodes."""
@@ -67,7 +68,7 @@ def command(
     ensemble_options = Ensemble(
         ensemble, timestep, temperature, thermostat, relaxation_time, pressure, barostat_time, compressibility, free_shape
     )
-    run = _Run(model, structure, output, log, steps, ensemble_options, seed, every, index, dtype, skin, head, overwrite)
+    run = _Run(model, structure, output, log, steps, ensemble_options, seed, every, index, dtype, skin, head, radial, overwrite)
     if engine == "ase":
         _with_ase(run)
     else:
@@ -89,6 +90,7 @@ class _Run(NamedTuple):
     dtype: Dtype
     skin: float
     head: str | None
+    radial: Radial
     overwrite: bool
 
 
@@ -100,7 +102,7 @@ def _with_ase(run: _Run) -> None:
     from macejax.simulate.record import read_frames
 
     atoms = read_frames(run.structure, str(run.frame))[0]
-    atoms.calc = calculator = Calculator(run.model, dtype=run.dtype, skin=run.skin, head=run.head)
+    atoms.calc = calculator = Calculator(run.model, dtype=run.dtype, skin=run.skin, head=run.head, radial=run.radial)
     options = run.ensemble._asdict()
     del options["thermostat"], options["compressibility"]
     with recorder(run.output, run.log, overwrite=run.overwrite) as record, progress("md", run.steps) as show:
@@ -128,6 +130,10 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
     if run.dtype != "float64" and run.dtype != "float32":
         raise ConfigError(f"--dtype {run.dtype} is for --engine ase only; jax computes in float64 or float32.")
     atoms, model = read_frames(run.structure, str(run.frame))[0], load_model(run.model)
+    if run.radial == "table":
+        from macejax.model.tabulate import tabulate
+
+        model = tabulate(model)
     resume = load_outputs(state) if restart else None
     if state is not None and state.exists() and not (restart or run.overwrite):
         raise FileExistsError(f"{state} exists already: go on from it with --restart, choose another name, or allow it to be overwritten.")

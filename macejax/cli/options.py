@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
+Radial = Literal["network", "table"]
 Dtype = Literal["float64", "float32", "tf32x3", "tf32", "bf16"]  # `macejax.config.PrecisionName`; those after float32 on a GPU only

@@ -1,7 +1,7 @@
 """Typed, frozen configuration: sections with defaults and help, YAML in and out."""
 
 from macejax.config.embedding import EmbeddingConfig
-from macejax.config.model import ModelConfig, ModelSection
+from macejax.config.model import ModelConfig, ModelSection, RadialTableConfig
 from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
 from macejax.config.precision import Precision, PrecisionName
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
@@ -19,6 +19,7 @@ __all__ = [
     "OptimizerConfig",
     "Precision",
     "PrecisionName",
+    "RadialTableConfig",
     "RunConfig",
     "ScheduleConfig",
     "Section",
