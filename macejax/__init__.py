@@ -16,6 +16,7 @@ _PUBLIC = {
     "ModelConfig": "macejax.config",
     "MomentDerivatives": "macejax.potential",
     "Moments": "macejax.potential",
+    "Precision": "macejax.config",
     "Prediction": "macejax.potential",
     "ScaleShiftMACE": "macejax.model.mace",
     "Structure": "macejax.data.structure",
@@ -32,12 +33,14 @@ _PUBLIC = {
     "init_model": "macejax.model.mace",
     "load": "macejax.checkpoint.model_file",
     "moment_derivatives": "macejax.potential",
+    "precision_error": "macejax.testing.precision",
     "predict": "macejax.potential",
     "predict_moments": "macejax.potential",
     "read": "macejax.data.read",
     "relax_many": "macejax.simulate.many",
     "run_many": "macejax.simulate.many",
     "save": "macejax.checkpoint.model_file",
+    "tabulate": "macejax.model.tabulate",
 }
 _RENAMED = {"load": "load_model", "save": "save_model"}
 

@@ -1,9 +1,43 @@
-"""The cache of compiled programs on disk: a program that was compiled once starts in seconds."""
+"""Compiled programs: the cache of them on disk, from where one that was compiled once starts in seconds, and how many a run needed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # what jax tells of every program, one that the cache on disk had included
+
+
+class Compilation(NamedTuple):
+    """A program that jax made ready to run."""
+
+    name: str  # as jax has it: "jit(evaluate)" of a function `evaluate`
+    seconds: float  # of compilation, or of reading from the cache on disk
+
+
+@contextmanager
+def compilations() -> Iterator[list[Compilation]]:
+    """A list that grows with every program that jax compiles within, in this process, for whatever shapes and whoever calls.
+
+    The programs of the model are few and take seconds; beside them jax has many small ones, for single operations outside jit. What runs
+    again compiles nothing: a list that goes on growing is a sign of shapes that go on changing.
+    """
+    import jax
+
+    found: list[Compilation] = []
+
+    def listen(event: str, seconds: float, **facts: object) -> None:
+        if event == _COMPILED:
+            found.append(Compilation(str(facts.get("fun_name", "")), seconds))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def enable_cache(folder: str | Path | None = None) -> Path | None:

@@ -25,7 +25,7 @@ ALLOWED = {
     "model": {"config", "data", "ops"},
     "potential": {"data", "model", "ops"},
     "checkpoint": {"config", "data", "model", "potential"},
-    "train": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
+    "train": {"cache", "checkpoint", "config", "data", "model", "ops", "page", "potential"},
     "simulate": {"checkpoint", "config", "data", "model", "ops", "page", "potential"},
     "differentiate": {"data", "model", "ops", "potential", "simulate"},
     "properties": {"checkpoint", "config", "data", "model", "page", "potential"},

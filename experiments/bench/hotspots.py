@@ -1,6 +1,6 @@
 """Where the time of energy and forces goes: time per kernel, or per loop on a CPU, on the device that JAX finds.
 
-python experiments/bench/hotspots.py water-1536 [--model L1] [--dtype float32] [--top 30] [--plain]
+python experiments/bench/hotspots.py water-1536 [--model L1] [--dtype float32] [--top 30] [--plain] [--table]
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--top", type=int, default=30, help="kernels to show")
     parser.add_argument("--precision", default="highest", help="of matrix products: highest, TF32_TF32_F32_X3, TF32_TF32_F32")
+    parser.add_argument("--table", action="store_true", help="splines for the radial networks")
     parser.add_argument("--plain", action="store_true", help="without the kernels for CUDA")
     options = parser.parse_args()
     if options.plain:
@@ -55,9 +56,12 @@ def measure(system: str, options: argparse.Namespace) -> None:
         interaction_first="RealAgnosticResidual",
     )
     model = macejax.init_model(config, jax.random.key(0), np.dtype(options.dtype))
+    exact_model = model
+    if options.table:
+        model = macejax.tabulate(model)
     graphs = [macejax.build_graph(structure, elements, CUTOFF) for structure in structures]
     batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs), options.dtype))
-    predict = jax.jit(partial(macejax.predict, macejax.build(config, matmul_precision=options.precision).apply))
+    predict = jax.jit(partial(macejax.predict, macejax.build(model.config, matmul_precision=options.precision).apply))
     begun = time.perf_counter()
     lowered = predict.lower(model.params, batch)
     traced = time.perf_counter()
@@ -76,10 +80,10 @@ def measure(system: str, options: argparse.Namespace) -> None:
     atoms = sum(len(structure.numbers) for structure in structures)
     median = statistics.median(times)
     error = ""
-    if options.precision != "highest":
-        exact = jax.jit(partial(macejax.predict, macejax.build(config).apply))(model.params, batch).forces[:atoms]
+    if options.precision != "highest" or options.table:
+        exact = jax.jit(partial(macejax.predict, macejax.build(config).apply))(exact_model.params, batch).forces[:atoms]
         difference = np.abs(compiled(model.params, batch).forces[:atoms] - exact).max() / np.sqrt(np.mean(exact**2))
-        error = f"{options.precision}: largest error of a force {difference:.1e} rms, "
+        error = f"{options.precision}{', table' * options.table}: largest error of a force {difference:.1e} rms, "
     plain = " plain" if options.plain else ""
     print(
         f"{jax.devices()[0].device_kind} {system} {options.model} {options.dtype}{plain}: {1000 * median:.2f} ms, "

@@ -51,6 +51,8 @@ def to_torch(model: Model) -> Any:
       ImportError: torch or mace-torch is not installed.
       TorchExportError: mace-torch has not the parameters that the model has.
     """
+    if model.config.radial_table is not None:
+        raise TorchExportError("mace-torch has no tables of radial functions: export the model that this one was made from.")
     try:
         import mace.modules  # before e3nn, which cannot read its own constants with newer torch unless mace was imported
         import torch

@@ -22,7 +22,7 @@ def command(
     from macejax.demo import demo_config, run_demo
 
     config = demo_config(output, parse_overrides(assignments or ()))
-    set_up_jax(config.run.dtype)
+    set_up_jax(config.run.precision.parameters)
     result = run_demo(config, md_steps=md_steps, say=typer.echo)
     if failures := result.failures():
         typer.echo(f"macejax: {'; '.join(failures)}.", err=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from macejax.cli.options import Dtype
 
 
 def command(
@@ -20,7 +22,7 @@ def command(
     fmax: Annotated[float | None, typer.Option(help="With --relax: largest force that is left (eV/Angstrom). [default: 0.001]")] = None,
     head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     index: Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")] = -1,
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float64",
+    dtype: Annotated[Dtype, typer.Option(help="Precision.")] = "float64",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Energy over volume, equilibrium volume and bulk modulus of a crystal, by a Birch-Murnaghan fit."""

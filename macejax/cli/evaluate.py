@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from macejax.cli.options import Dtype, Radial
 
 
 def command(
@@ -16,21 +18,26 @@ def command(
     ] = Path("evaluated.xyz"),
     keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in the file: energy=dft_energy.")] = None,
     head: Annotated[str | None, typer.Option(help="Head for all structures, instead of the one that each names.")] = None,
-    dtype: Annotated[Literal["float32", "float64"] | None, typer.Option(help="Precision; by default that of the model.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Precision; by default that of the model. tf32x3, tf32, bf16: on a GPU only.")] = None,
     batch_atoms: Annotated[int, typer.Option(min=1, help="Atoms per batch and device; changes speed and memory, not results.")] = 256,
     device_count: Annotated[int | None, typer.Option(min=1, help="Local devices to use, all by default.")] = None,
+    radial: Annotated[Radial, typer.Option(help="table: splines for the radial networks, forces within 1e-5 of their rms.")] = "network",
+    error: Annotated[
+        bool,
+        typer.Option("--precision-error", help="Also evaluate in float64, without a table, and say how much energies and forces differ."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Predict a file of structures with a model, and tabulate the errors where it has labels."""
     from macejax.checkpoint.model_file import load_model, read_header
     from macejax.cli.process import set_up_jax
-    from macejax.config import ConfigError
+    from macejax.config import ConfigError, Precision
     from macejax.config.run import read_keys
 
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} exists already: give --overwrite, or another --output.")
     label_keys = read_keys(keys or ())
-    set_up_jax(dtype or read_header(model)["dtype"])
+    set_up_jax(Precision.of(dtype or read_header(model)["dtype"]).parameters)
     import jax
 
     from macejax.data.read import read
@@ -42,9 +49,19 @@ def command(
     frames = read(structures, label_keys, need_labels=False)
     devices = device_count or jax.local_device_count()
     potential = load_model(model) if head is None else select_head(load_model(model), head)
+    exact = potential
+    if radial == "table":
+        from macejax.model.tabulate import tabulate
+
+        potential = tabulate(exact)
     evaluated = evaluate(potential, frames, dtype=dtype, nodes=batch_atoms, num_devices=devices)
     info, arrays = zip(*predictions(evaluated), strict=True)
     write(output, frames, info=info, arrays=arrays)
     table = label_table(evaluated, frames)
     typer.echo(f"{structures} has no labels to compare with." if table is None else plain(table))
+    if error:
+        from macejax.testing.precision import precision_error
+
+        used = dtype or str(jax.tree.leaves(potential.params)[0].dtype)
+        typer.echo(f"{used} against float64: {precision_error(potential, frames, used, exact=exact, nodes=batch_atoms)}")
     typer.echo(f"{len(frames)} structures with predictions: {output}")

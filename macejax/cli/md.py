@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from macejax.cli.options import Dtype, Radial
+
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from macejax.model.mace import Model
     from macejax.simulate.ensemble import Ensemble
     from macejax.simulate.md import Thermo
     from macejax.simulate.report import Told
@@ -51,7 +54,9 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Of velocities and thermostat.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Steps from one frame to the next.")] = 10,
     index: Annotated[str, typer.Option(help="Which structures of each file, as in ASE: '-1' the last, ':' all.")] = "-1",
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision; float64 conserves energy better.")] = "float64",
+    dtype: Annotated[
+        Dtype, typer.Option(help="Precision; float64 conserves energy better; tf32x3, tf32, bf16: engine ase on a GPU only.")
+    ] = "float64",
     skin: Annotated[float, typer.Option(min=0, help="Of the neighbour list, Angstrom; changes speed, not results.")] = 0.5,
     engine: Annotated[
         Literal["ase", "jax"], typer.Option(help="ase: step by step through ASE; jax: all on the device, in chunks, with restarts.")
@@ -67,6 +72,7 @@ def command(
     restart: Annotated[bool, typer.Option("--restart", help="Go on from --state to step --steps, appending to the output.")] = False,
     head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     report: Annotated[bool, typer.Option(help="Write a page (HTML) and a figure (PNG) beside the output.")] = True,
+    radial: Annotated[Radial, typer.Option(help="table: splines for the radial networks, forces within 1e-5 of their rms.")] = "network",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Run molecular dynamics with a model. Stops with a sentence where the run explodes.
@@ -88,7 +94,7 @@ def command(
     if len(starts) > 1:
         _refuse_many(engine, thermostat=thermostat, state=state, log=log)
     output, log = output or Path("md" if len(starts) > 1 else "md.xyz"), log or Path("md.jsonl")
-    run = _Run(model, starts, names, output, log, steps, ensemble_options, seed, every, dtype, skin, head, overwrite)
+    run = _Run(model, starts, names, output, log, steps, ensemble_options, seed, every, dtype, skin, head, radial, overwrite)
     _go(run, engine, state, 1000 if save_every is None else save_every, restart, report)
 
 
@@ -104,9 +110,10 @@ class _Run(NamedTuple):
     ensemble: Ensemble
     seed: int
     every: int
-    dtype: Literal["float32", "float64"]
+    dtype: Dtype
     skin: float
     head: str | None
+    radial: Radial
     overwrite: bool
 
 
@@ -133,7 +140,7 @@ def _with_ase(run: _Run) -> Told:
     from macejax.train.guard import stop_on_signal
 
     (atoms,) = run.starts
-    atoms.calc = calculator = Calculator(run.model, dtype=run.dtype, skin=run.skin, head=run.head)
+    atoms.calc = calculator = Calculator(run.model, dtype=run.dtype, skin=run.skin, head=run.head, radial=run.radial)
     options = run.ensemble._asdict()
     del options["thermostat"], options["compressibility"]
     with stop_on_signal() as stop, recorder(run.output, run.log, overwrite=run.overwrite) as record, progress("md", run.steps) as show:
@@ -151,7 +158,7 @@ def _with_ase(run: _Run) -> Told:
 
 
 def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) -> Told:
-    from macejax.checkpoint.model_file import load_model
+    from macejax.cache import compilations
     from macejax.cli.progress import progress
     from macejax.config import ConfigError
     from macejax.simulate import recorder, run_on_device
@@ -160,16 +167,17 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
 
     if restart and (state is None or run.overwrite):
         raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
-    (atoms,), model = run.starts, load_model(run.model)
+    dtype = _device_dtype(run)
+    (atoms,), model = run.starts, _loaded(run)
     resume = load_outputs(state) if restart else None
     files = recorder(run.output, run.log, overwrite=run.overwrite, resume=resume)
-    with stop_on_signal() as stop, files as record, progress("md", run.steps) as show:
+    with stop_on_signal() as stop, files as record, progress("md", run.steps) as show, compilations() as made:
         end = run_on_device(
             model,
             atoms,
             run.steps,
             run.ensemble,
-            dtype=run.dtype,
+            dtype=dtype,
             skin=run.skin,
             seed=run.seed,
             every=run.every,
@@ -182,14 +190,14 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
             outputs=record.sizes,
             head=run.head,
         )
-    counts = f"{end.num_rebuilds} neighbour lists made, {end.num_replays} chunks replayed"
+    compiled = sum("advance" in program.name for program in made)  # `simulate.program.advance`, the one with the model in it
+    counts = f"compiled {compiled} times, {end.num_rebuilds} neighbour lists made, {end.num_replays} chunks replayed"
     typer.echo(f"{_end(end.thermo)}; {counts}; written to {run.output} and {run.log}.{_go_on(run, end.thermo, end.stopped, state)}")
     return _told(run, end.stopped)
 
 
 def _many(run: _Run) -> list[Told]:
     """All structures in one program, a trajectory and a log of each in the folder `run.output`."""
-    from macejax.checkpoint.model_file import load_model
     from macejax.cli.progress import progress
     from macejax.simulate import run_many
     from macejax.simulate.many import record_each
@@ -207,9 +215,9 @@ def _many(run: _Run) -> list[Told]:
             reached[place] = state.step
             show(sum(reached), f"{run.names[place]}  {_note(state)}")
 
-        options |= {"ensemble": options.pop("name"), "seed": run.seed, "every": run.every, "dtype": run.dtype, "head": run.head}
+        options |= {"ensemble": options.pop("name"), "seed": run.seed, "every": run.every, "dtype": _device_dtype(run), "head": run.head}
         options |= {"skin": run.skin, "names": run.names, "observe": observe, "keep_frames": False}
-        runs = run_many(load_model(run.model), run.starts, run.steps, **options).runs
+        runs = run_many(_loaded(run), run.starts, run.steps, **options).runs
     told = [Told(each.name, len(each.atoms), each.thermo, each.stopped) for each in runs]
     typer.echo(plain(Table(list(HEAD), [each.cells() for each in told])))
     typer.echo(f"Written to {run.output}: k.xyz and k.jsonl of structure k, counted from 0.")
@@ -234,6 +242,26 @@ def _write_report(page: Path, run: _Run, told: list[Told]) -> None:
     facts = {"model": str(run.model)} | {name: str(value) for name, value in options.items() if value not in (None, False)}
     picture = write_md_report(page, told, facts)
     typer.echo(f"Report: {page}, figure: {picture}.")
+
+
+def _device_dtype(run: _Run) -> Literal["float32", "float64"]:
+    from macejax.config import ConfigError
+
+    if run.dtype != "float64" and run.dtype != "float32":
+        raise ConfigError(f"--dtype {run.dtype} is for --engine ase only; jax computes in float64 or float32.")
+    return run.dtype
+
+
+def _loaded(run: _Run) -> Model:
+    """The model, with tables for its radial networks where they are asked for."""
+    from macejax.checkpoint.model_file import load_model
+
+    model = load_model(run.model)
+    if run.radial == "network":
+        return model
+    from macejax.model.tabulate import tabulate
+
+    return tabulate(model)
 
 
 def _refuse_many(engine: str, **options: object) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from macejax.cli.options import Dtype
+
 
 def command(
     model: Annotated[Path, typer.Argument(help="Model file.")],
@@ -28,7 +30,7 @@ def command(
     temperature: Annotated[float, typer.Option(min=0, help="Highest one for free energy and heat capacity (K).")] = 1000.0,
     save: Annotated[Path | None, typer.Option(help="Crystal and force constants as a file of phonopy (YAML).")] = None,
     index: Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")] = -1,
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision.")] = "float64",
+    dtype: Annotated[Dtype, typer.Option(help="Precision.")] = "float64",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Phonons of a crystal: band structure, density of states, harmonic free energy. Needs phonopy. Exits with 1 where it is unstable."""

@@ -12,7 +12,7 @@ def set_up_jax(dtype: str) -> None:
     """Precision and compile cache of this process; call it before anything is computed.
 
     Args:
-      dtype: float32 or float64; the latter switches x64 on.
+      dtype: float64, or one that is computed in float32; the former switches x64 on.
 
     The cache of compiled programs lies in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/macejax/jax; an empty value switches it off.
     """

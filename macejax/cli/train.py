@@ -22,7 +22,7 @@ def command(
     batch_size: Annotated[int | None, typer.Option(help="Structures per step, over all devices. (data.batch_size)")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate. (optimizer.learning_rate)")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and validation split. (run.seed)")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64. (run.dtype)")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64; tf32x3, tf32 or bf16 on a GPU. (run.dtype)")] = None,
     device_count: Annotated[int | None, typer.Option(help="Local devices to use, all by default. (run.device_count)")] = None,
     assignments: Annotated[
         Files, typer.Option("--set", help="Any other option: section.option=value, such as model.num_channels=32.")
@@ -58,7 +58,7 @@ def command(
     }
     overrides = parse_overrides(assignments or ()) | {option: value for option, value in flags.items() if value is not None}
     options = load_config(config, overrides)
-    set_up_jax(options.run.dtype)
+    set_up_jax(options.run.precision.parameters)
     if distributed or coordinator or processes is not None or process is not None:
         join_processes(coordinator, processes, process)
     from macejax.train.loop import train as run  # imports jax, whose precision is set now

@@ -1,8 +1,9 @@
 """Typed, frozen configuration: sections with defaults and help, YAML in and out."""
 
 from macejax.config.embedding import EmbeddingConfig
-from macejax.config.model import ModelConfig, ModelSection
+from macejax.config.model import ModelConfig, ModelSection, RadialTableConfig
 from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
+from macejax.config.precision import Precision, PrecisionName
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
 from macejax.config.section import ConfigError, Section
 from macejax.config.text import dump_config, load_config, parse_overrides, template
@@ -16,6 +17,9 @@ __all__ = [
     "ModelConfig",
     "ModelSection",
     "OptimizerConfig",
+    "Precision",
+    "PrecisionName",
+    "RadialTableConfig",
     "RunConfig",
     "ScheduleConfig",
     "Section",

@@ -8,11 +8,19 @@ from pydantic import Field, field_validator, model_validator
 
 from macejax.config.architecture import Architecture
 from macejax.config.predicts import PREDICTS, ModelName, check_moments
+from macejax.config.section import Section
 from macejax.data.species import NUMBERS
 
 # Blocks whose radial network reads more than radial functions, or has biases. In mace_run_train their energies jump at the cutoff, unless
 # the weights are cut off.
 UNCUT = ("RealAgnosticAttResidual", "RealAgnosticResidualNonLinear")
+
+
+class RadialTableConfig(Section):
+    """Sizes of the tables that stand for radial networks (macejax/model/tabulate.py)."""
+
+    intervals: int = Field(ge=1, description="Intervals from 0 to the cutoff.")
+    functions: tuple[int, ...] = Field(description="Functions in the table of each interaction.")
 
 
 class ModelConfig(Architecture):
@@ -34,6 +42,7 @@ class ModelConfig(Architecture):
     avg_num_neighbors: float = Field(1.0, gt=0, description="Mean neighbour count over atoms that have one; messages are divided by it.")
     scale: float | tuple[float, ...] = Field(1.0, description="Factor on the summed readouts of each atom (eV), or one for each head.")
     shift: float | tuple[float, ...] = Field(0.0, description="Added to each atom's energy after scaling (eV), or one for each head.")
+    radial_table: RadialTableConfig | None = Field(None, description="Tables in place of radial networks, as macejax.tabulate makes them.")
 
     @field_validator("elements")
     @classmethod
@@ -59,6 +68,8 @@ class ModelConfig(Architecture):
             raise ValueError("embedding_readout has nothing to read without joint_embedding.")
         if self.last_readout_only and self.num_interactions == 1:
             raise ValueError("last_readout_only has no effect on one layer: leave it out.")
+        if self.radial_table is not None and len(self.radial_table.functions) != self.num_interactions:
+            raise ValueError(f"radial_table has {len(self.radial_table.functions)} tables for {self.num_interactions} interactions.")
         orders = (self.correlation,) if isinstance(self.correlation, int) else self.correlation
         if any(not 1 <= order <= 4 for order in orders):
             raise ValueError(f"correlation must be from 1 to 4, not {self.correlation}.")

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from macejax.config.model import ModelSection, atomic_number
 from macejax.config.optimize import LossConfig, OptimizerConfig
+from macejax.config.precision import Precision, PrecisionName
 from macejax.config.section import ConfigError, Section
 from macejax.data.labels import Keys
 
@@ -153,7 +154,10 @@ class RunConfig(Section):
     name: str = Field("macejax", description="Name of the run, of its folder and of its model file.")
     directory: str = Field("runs", description="Where the folder of the run lies: <directory>/<name>.")
     seed: int = Field(123, ge=0, description="Seed of initial weights, order of structures and validation split.")
-    dtype: Literal["float32", "float64"] = Field("float64", description="Precision of the model and of training.")
+    dtype: PrecisionName = Field(
+        "float64",
+        description="Precision of the model and of training; tf32x3, tf32 and bf16, of matrix products in float32, on a GPU only.",
+    )
     epochs: int = Field(2048, ge=1, description="Epochs, both stages together.")
     patience: int = Field(
         2048, ge=1, description="Validations without a new best after which a stage ends: the first passes to the second, the last stops."
@@ -167,6 +171,11 @@ class RunConfig(Section):
     keep: int = Field(2, ge=1, description="Checkpoints kept in checkpoints/last; the best one is kept beside them.")
     max_skipped: int = Field(5, ge=1, description="Steps in a row with a loss or gradient that is not finite, after which the run stops.")
     log_every: int = Field(50, ge=1, description="Steps from one report of the loss to the next.")
+
+    @property
+    def precision(self) -> Precision:
+        """The policy that `dtype` names."""
+        return Precision.of(self.dtype)
 
     @field_validator("name")
     @classmethod

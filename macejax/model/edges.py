@@ -24,6 +24,8 @@ def make_edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig
     harmless = jnp.asarray([0.0, 0.0, 2 * config.cutoff], vectors.dtype)
     vectors = jnp.where(mask[..., None], -vectors, harmless)  # MACE's vectors point from sender to receiver
     lengths = safe_norm(vectors)
+    if config.radial_table is not None:
+        return _for_tables(vectors, lengths, mask, graph, config)
     distances = lengths
     if config.distance_transform != "none":
         distances = TRANSFORMS[config.distance_transform](lengths, sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype)))
@@ -34,6 +36,16 @@ def make_edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig
         radial = radial * cutoff
     else:  # messages are linear in the harmonics: to cut those off is to cut off the weights
         harmonics = harmonics * cutoff
+    return Edges(harmonics, radial, graph.nodes["slot"][rows(graph.senders, graph)])
+
+
+def _for_tables(vectors: jax.Array, lengths: jax.Array, mask: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> Edges:
+    """Edges whose one radial function is the length, in intervals of the tables of radial functions."""
+    assert config.radial_table is not None
+    harmonics = jnp.where((mask & (lengths < config.cutoff))[..., None], spherical_harmonics(vectors, lengths, config.l_max), 0)
+    if not config.apply_cutoff:
+        harmonics = harmonics * polynomial_cutoff(lengths, config.cutoff, config.cutoff_power)[..., None]
+    radial = lengths[..., None] * (config.radial_table.intervals / config.cutoff)
     return Edges(harmonics, radial, graph.nodes["slot"][rows(graph.senders, graph)])
 
 

@@ -38,6 +38,12 @@ def edge_vectors(graph: jraph.GraphsTuple) -> jax.Array:
     return vectors + (_mended(graph, *terms[1:]) - terms[0])
 
 
+def without_low(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """The batch without what rounding took from positions and cell: edge vectors are then differences of rounded positions."""
+    nodes = {name: value for name, value in graph.nodes.items() if name != "positions_low"}
+    return graph._replace(nodes=nodes, globals={name: value for name, value in graph.globals.items() if name != "cell_low"})
+
+
 def _mended(graph: jraph.GraphsTuple, positions: jax.Array, neighbors: jax.Array, shift: jax.Array, cell: jax.Array) -> jax.Array:
     """Edge vectors by sums without error (Knuth's two-sum): large parts exactly, what they lose and all small parts at the end."""
     low = graph.nodes["positions_low"]

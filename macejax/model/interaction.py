@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
@@ -26,6 +27,7 @@ from macejax.model.coupling import convolution_paths
 from macejax.model.linear import IrrepsLinear, Species, SpeciesLinear, irreps_of, linear, of_present, split
 from macejax.model.radial import RadialNetwork, hidden_layers
 from macejax.ops.convolution import Edges, Path, convolve, convolve_species
+from macejax.ops.spline import DEGREE, spline
 
 # Beyond this many species in a batch the factorised first layer costs more than the general one (break-even at about 13, 50 neighbours).
 _MAX_FACTORISED_SPECIES = 12
@@ -47,6 +49,7 @@ class Options(NamedTuple):
     message: tuple[str, ...]  # irreps of the message
     sent: str  # irreps of what is sent to neighbours
     radial_mlp: tuple[int, ...]
+    radial_table: tuple[int, int] | None  # intervals and functions of the table that stands for the network
     avg_num_neighbors: float
 
     @property
@@ -133,26 +136,57 @@ def count_neighbors(f: jax.Array, edges: Edges) -> jax.Array:
     return jnp.sum(jnp.tanh(f[..., 0] ** 2) * edges.harmonics[..., 0], axis=1)  # Y_00 is 1, 0 on padding, or the cutoff
 
 
+class RadialTable(nn.Module):
+    """What stands for a radial network and, of a block with one, for the argument of its density; `macejax.tabulate` fills it.
+
+    Attributes:
+      intervals, functions: of the table.
+      width: of the last layer.
+      density: whether one function more is the density's.
+    """
+
+    intervals: int
+    functions: int
+    width: int
+    density: bool
+
+    @nn.compact
+    def __call__(self, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+        """Table of `ops.spline.spline` [intervals + 1, 6, functions, and one more], and the last layer [functions, width]."""
+        shape = (self.intervals + 1, DEGREE + 1, self.functions + self.density)
+        coefficients = self.param("coefficients", nn.initializers.zeros, shape, dtype)
+        return coefficients, self.param("last", nn.initializers.zeros, (self.functions, self.width), dtype)
+
+
 def sum_messages(neighbors: jax.Array | Features, edges: Edges, species: Species, options: Options, density: bool = False) -> jax.Array:
     """Convolution over neighbours, linear, division by the average number of neighbours or by 1 + a density: what most blocks share.
 
-    To be called inside a block's `@nn.compact` method, which then owns the parameters radial_mlp, linear and density.
+    To be called inside a block's `@nn.compact` method, which then owns the parameters radial_mlp, linear and density, or
+    radial_table and linear.
 
     Returns:
       messages [N, D of the message, K].
     """
     paths, irreps = options.paths, irreps_of(options.sent)
     widths = (*options.radial_mlp, len(paths) * options.sent_channels)
-    layers = RadialNetwork(widths, name="radial_mlp")(edges.radial.shape[-1], edges.radial.dtype)
-    if isinstance(neighbors, Features):
-        hidden = functools.partial(hidden_layers, layers[:-1])
-        blocks = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, layers[-1], paths)
+    hidden: Callable[[jax.Array], jax.Array]
+    counted: Callable[[], jax.Array]
+    if options.radial_table is None:
+        *layers, last = RadialNetwork(widths, name="radial_mlp")(edges.radial.shape[-1], edges.radial.dtype)
+        hidden = functools.partial(hidden_layers, layers)
+        counted = lambda: Density(name="density")(edges)  # noqa: E731  (a module is made where it is used)
     else:
-        blocks = convolve(neighbors, edges, lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, irreps)
+        coefficients, last = RadialTable(*options.radial_table, widths[-1], density, name="radial_table")(edges.radial.dtype)
+        hidden = lambda x: spline(coefficients[..., : last.shape[0]], x[..., 0])  # noqa: E731
+        counted = lambda: count_neighbors(spline(coefficients[..., last.shape[0] :], edges.radial[..., 0]), edges)  # noqa: E731
+    if isinstance(neighbors, Features):
+        blocks = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, last, paths)
+    else:
+        blocks = convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, irreps)
     message = linear(options.message, options.channels, name="linear")(blocks)
     if not density:
         return message / options.avg_num_neighbors
-    return message / (1 + Density(name="density")(edges))[:, None, None]
+    return message / (1 + counted())[:, None, None]
 
 
 def linear_up(options: Options) -> IrrepsLinear:

@@ -63,6 +63,10 @@ INTERACTIONS: dict[str, Block] = {
 }
 
 
+# Those whose radial network is a function of the edge's length alone, so that a table can stand for it.
+TABULATED = ("RealAgnostic", "RealAgnosticResidual", "RealAgnosticDensity", "RealAgnosticDensityResidual")
+
+
 class Layers(NamedTuple):
     """What the layers of a model give."""
 
@@ -199,7 +203,7 @@ class MACE(nn.Module):
         return LinearReadout(heads, name=f"readout_{t}")
 
     def _options(self, t: int) -> Options:
-        config = self.config
+        config, table = self.config, self.config.radial_table
         return Options(
             num_elements=len(config.elements),
             channels=num_channels(config),
@@ -207,6 +211,7 @@ class MACE(nn.Module):
             message=message_irreps(config, t),
             sent=sent_irreps(config, t),
             radial_mlp=config.radial_mlp,
+            radial_table=None if table is None else (table.intervals, table.functions[t]),
             avg_num_neighbors=config.avg_num_neighbors,
         )
 
@@ -241,6 +246,8 @@ def build(
     for name, own in ((config.interaction_first, interaction_first), (config.interaction, interaction)):
         if own is None and name not in INTERACTIONS:
             raise ValueError(f"no interaction block is called {name!r}: choose from {', '.join(INTERACTIONS)}.")
+    if config.radial_table is not None and (interaction_first or interaction or set(block_names(config)) - set(TABULATED)):
+        raise ValueError(f"tables of radial functions go with the blocks {', '.join(TABULATED)} alone.")
     check_irreps(config)
     with jax.default_matmul_precision(matmul_precision):  # ValueError where there is none of that name
         pass
@@ -256,7 +263,12 @@ def init_model(config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.float
     """A model with random parameters, from the distributions of mace-torch, which `build(config).init` draws from too.
 
     Here one draw serves all parameters: one per parameter takes ten seconds to compile.
+
+    Raises:
+      ValueError: a configuration with tables of radial functions, which are made from a model.
     """
+    if config.radial_table is not None:
+        raise ValueError("tables of radial functions are not drawn at random: make them from a model, by macejax.tabulate.")
     return Model(config, first_values(parameter_shapes(config), key, dtype))
 
 

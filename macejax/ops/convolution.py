@@ -47,7 +47,8 @@ class Edges(NamedTuple):
     """What every layer needs of the edges."""
 
     harmonics: jax.Array  # [N, M, (l_max + 1)^2], component normalisation, 0 on padding; times the cutoff where `radial` is not
-    radial: jax.Array  # [N, M, number of radial functions], times the cutoff unless the model has that applied later
+    # [N, M, number of radial functions], times the cutoff unless the model has that applied later; or [N, M, 1], the place in a table
+    radial: jax.Array
     slot: jax.Array  # [N, M] place of the sender's species in the species table
 
 

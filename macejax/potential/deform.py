@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 
-from macejax.model.geometry import edge_vectors, sum_per_graph
+from macejax.model.geometry import edge_vectors, sum_per_graph, without_low
 from macejax.potential.predict import SiteEnergy
 
 
@@ -19,9 +19,8 @@ def energy(site_energy: SiteEnergy, params: Any, graph: jraph.GraphsTuple) -> ja
 
 def place(graph: jraph.GraphsTuple, positions: jax.Array) -> jraph.GraphsTuple:
     """The batch with its atoms at `positions` [N, 3] (Angstrom); the edges stay. `positions_low`, which belongs to the old ones, goes."""
-    nodes = {name: value for name, value in graph.nodes.items() if name != "positions_low"}
-    variables = {name: value for name, value in graph.globals.items() if name != "cell_low"}
-    return graph._replace(nodes={**nodes, "positions": positions}, globals=variables)
+    plain = without_low(graph)
+    return plain._replace(nodes={**plain.nodes, "positions": positions})
 
 
 def deform(graph: jraph.GraphsTuple, strain: jax.Array) -> jraph.GraphsTuple:

@@ -23,7 +23,7 @@ from macejax.testing.errors import (
 )
 from macejax.testing.evaluate import evaluate, evaluate_batch, exact_capacity, expected, graphs_of, near_origin, pack, params_of, select
 from macejax.testing.report import Check, worst_of
-from macejax.testing.subject import Result, Subject
+from macejax.testing.subject import Subject
 from macejax.testing.transform import (
     displaced,
     permuted,

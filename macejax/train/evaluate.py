@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from macejax.config import LossConfig
+from macejax.config import LossConfig, Precision
 from macejax.data.graph import Graph, model_graphs
 from macejax.data.pack import pack_all
 from macejax.data.structure import Structure
+from macejax.model.geometry import without_low
 from macejax.model.mace import Model, build
 from macejax.train.loss import loss_terms
 from macejax.train.metrics import ALL
@@ -28,13 +29,15 @@ class Evaluated(NamedTuple):
     graphs: list[Graph]  # the structures, with the sum of the E0s of each
 
 
-def evaluate(model: Model, structures: Sequence[Structure], *, dtype: Any = None, nodes: int = 256, num_devices: int = 1) -> Evaluated:
+def evaluate(
+    model: Model, structures: Sequence[Structure], *, dtype: str | Precision | None = None, nodes: int = 256, num_devices: int = 1
+) -> Evaluated:
     """Predict structures with a model, many at a time.
 
     Args:
       model: config and parameters.
       structures: labelled or not.
-      dtype: precision, by default that of the parameters; float64 needs x64.
+      dtype: precision as `macejax.Precision.of` takes it, by default that of the parameters; float64 needs x64.
       nodes: atoms per device and batch.
       num_devices: local devices to use.
 
@@ -42,14 +45,18 @@ def evaluate(model: Model, structures: Sequence[Structure], *, dtype: Any = None
       DataError: a structure has an element that the model does not know.
     """
     config = model.config
-    dtype = jnp.dtype(dtype or jax.tree.leaves(model.params)[0].dtype)
+    precision = Precision.of(dtype or str(jax.tree.leaves(model.params)[0].dtype))
+    precision.require(jax.default_backend())
+    dtype = jnp.dtype(precision.parameters)
     graphs = model_graphs(structures, config)
     loss = loss_terms(
         LossConfig(kind="weighted" if config.has_energies else "dipole")
     )  # only its errors are wanted, and they know no weights
-    eval_step = make_eval_step(build(config).apply, loss, num_devices=num_devices)
+    eval_step = make_eval_step(build(config, matmul_precision=precision.products).apply, loss, num_devices=num_devices)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
     steps = pack_all(graphs, nodes=nodes, num_devices=num_devices, dtype=dtype)
+    if precision.geometry == "float32":
+        steps = [step._replace(batch=without_low(step.batch)) for step in steps]
     return Evaluated(validate(eval_step, loss, params, steps, structures, keep_predictions=True), graphs)
 
 

@@ -48,7 +48,7 @@ def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainSt
             graphs,
             nodes=config.data.valid_batch_atoms,
             num_devices=config.run.device_count or jax.local_device_count(),
-            dtype=config.run.dtype,
+            dtype=config.run.precision.parameters,
         )
         results[name] = validate(stage.eval_step, stage.loss, params, steps, prepared.structures[name], keep_predictions=True)
         errors = {group: {kind: value._asdict() for kind, value in table.items()} for group, table in results[name].errors.items()}
@@ -61,6 +61,7 @@ def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainSt
     log.say(f"\nerrors of the weights after epoch {int(best.epoch)}, the best in validation:\n{plain(table)}\n")
     content = _content(config, folder, prepared, state, best, loader, results, table)
     write_report(folder / "report.html", content)
+    log.say(f"compilations: {content.facts['compilations']}")
     log.say(f"model:  {path}\nreport: {folder / 'report.html'}")
     return path
 
@@ -100,6 +101,14 @@ def _of_heads(model: ModelConfig) -> list[str]:
     return [""] if len(model.heads) == 1 else [f" of {head}" for head in model.heads]
 
 
+def _compilations(epochs: list[dict[str, Any]]) -> str:
+    """How many steps were compiled until the last epoch ended; the first epochs bring new shapes, after which there should be none."""
+    counts = [line.get("compilations", 0) for line in epochs]
+    seconds = sum(line.get("compile_seconds", 0) for line in epochs)
+    later = sum(counts[1:])
+    return f"{sum(counts)} steps in {seconds:.3g} s, {later} of them after the first epoch"
+
+
 def _content(
     config: TrainConfig,
     folder: Path,
@@ -113,8 +122,8 @@ def _content(
     history = read_metrics(folder)
     shown = "test" if "test" in results else "valid"
     errors = results[shown].errors[ALL]
-    epochs = [line["seconds"] for line in history if line["kind"] == "epoch"]
-    seconds = statistics.median(epochs) if epochs else float("nan")
+    epochs = [line for line in history if line["kind"] == "epoch"]
+    seconds = statistics.median(line["seconds"] for line in epochs) if epochs else float("nan")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     packing = loader.report()
     model = prepared.model
@@ -135,6 +144,7 @@ def _content(
         "time per epoch": f"{seconds:.3g} s of training (median), {loader.steps_per_epoch} steps",
         "batches": f"{packing['slot_efficiency']:.1%} of neighbour slots and {packing['node_efficiency']:.1%} of atom slots in use, "
         f"{packing['shapes_used']} compiled shape(s)",
+        "compilations": _compilations(epochs),
         "devices": f"{config.run.device_count or jax.local_device_count()} {jax.devices()[0].device_kind}, "
         f"{jax.process_count()} process(es), "
         f"{config.run.dtype}, jax {jax.__version__}",

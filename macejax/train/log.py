@@ -14,11 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from macejax.cache import Compilation
 from macejax.checkpoint.atomic import write_atomically
 from macejax.train.guard import check_finite
+from macejax.train.parallel import is_step
 
 METRICS = "metrics.jsonl"
-WALL_CLOCK = ("time", "seconds")  # fields that differ between two runs of the same thing
+WALL_CLOCK = ("time", "seconds", "compilations", "compile_seconds")  # fields that differ between two runs of the same thing
 
 
 class Log:
@@ -113,15 +115,18 @@ class StepLog:
     """Infos of training steps, left on the device until they are needed, so that the host does not wait for every step.
 
     `memory` holds the running sums, plain numbers that go into a checkpoint, so that a resumed run writes the lines of one that never
-    stopped.
+    stopped. `compiled` grows with the programs that are compiled; each line of an epoch tells how many steps, of training or of
+    validation, were among them since the line before, or since the run began.
     """
 
-    def __init__(self, log: Log, every: int, max_skipped: int, source_of: Callable[[int], str]):
+    def __init__(self, log: Log, every: int, max_skipped: int, source_of: Callable[[int], str], compiled: Sequence[Compilation] = ()):
         self.memory: dict[str, float] = {"interval_sum": 0.0, "interval_count": 0, "epoch_sum": 0.0, "epoch_count": 0}
         self._log = log
         self._every = every
         self._max_skipped = max_skipped
         self._source_of = source_of
+        self._compiled = compiled
+        self._told = 0  # how many of these were there when the last line was written
         self._pending: list[tuple[int, int, dict[str, Any], Sequence[int]]] = []
         self._begun = time.monotonic()
         self.last: dict[str, float] = {}
@@ -152,7 +157,17 @@ class StepLog:
         """Write and return the mean loss over the finite steps of the epoch that made it `epoch` epochs; the sum starts anew."""
         self.drain()
         mean = _mean(self.memory["epoch_sum"], self.memory["epoch_count"])
-        self._log.write("epoch", step=step, epoch=epoch, loss=mean, seconds=round(time.monotonic() - self._begun, 4))
+        new = [program for program in self._compiled[self._told :] if is_step(program)]
+        self._told = len(self._compiled)
+        self._log.write(
+            "epoch",
+            step=step,
+            epoch=epoch,
+            loss=mean,
+            seconds=round(time.monotonic() - self._begun, 4),
+            compilations=len(new),
+            compile_seconds=round(sum(program.seconds for program in new), 3),
+        )
         self.memory.update(epoch_sum=0.0, epoch_count=0)
         return mean
 

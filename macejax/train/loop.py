@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from macejax.cache import compilations
 from macejax.checkpoint.atomic import write_atomically
 from macejax.checkpoint.lock import lock
 from macejax.checkpoint.manifest import CheckpointError
@@ -65,7 +66,8 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
             raise ConfigError(f"{folder} holds the checkpoints of a run: go on with it (--resume), or choose another run.name.")
         log = stack.enter_context(open_log(folder if writes else None, quiet=quiet or not writes))
         signalled = stack.enter_context(stop_on_signal())
-        run, state = set_up(config, folder, writes, log, stop or signalled)
+        compiled = stack.enter_context(compilations())
+        run, state = set_up(config, folder, writes, log, stop or signalled, compiled)
         if resume:
             state = restore(folder, state, config, run.prepared.fingerprint, run.steps, log)
             _require_agreement(int(state.step))

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from macejax.cache import Compilation
 from macejax.potential import Prediction, predict
 from macejax.potential.predict import SiteEnergy
 from macejax.train.ema import update_ema
@@ -28,6 +29,7 @@ from macejax.train.state import TrainState
 from macejax.train.step import Gradient, loss_and_gradient
 
 AXIS = "devices"
+_PROGRAM = "_fun"  # what jax.pmap calls every program it makes
 
 Info = dict[str, Any]
 
@@ -105,6 +107,11 @@ def make_eval_step(
 
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), devices=jax.local_devices()[:num_devices])
     return lambda params, batch: mapped(jax.tree.map(_local, params), batch)
+
+
+def is_step(program: Compilation) -> bool:
+    """Whether a program that was compiled is a step of training or evaluation, and none of jax's many small ones."""
+    return _PROGRAM in program.name
 
 
 def _advance(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from macejax.cache import Compilation
 from macejax.checkpoint.training import remove_leftovers
 from macejax.config import ConfigError, LossConfig, TrainConfig
 from macejax.config.predicts import PREDICTS
@@ -62,6 +63,7 @@ def check(config: TrainConfig) -> None:
         raise ConfigError("run.dtype is float64, but JAX computes in float32: call jax.config.update('jax_enable_x64', True) first.")
     if (config.run.device_count or 1) > jax.local_device_count():
         raise ConfigError(f"run.device_count is {config.run.device_count}, but there are {jax.local_device_count()} devices.")
+    config.run.precision.require(jax.default_backend())
     try:
         build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
         schedule_factor(config.optimizer.schedule, 1, config.run.epochs)
@@ -81,13 +83,16 @@ def _require_predicted(model: str, kind: str, terms: Iterable[str]) -> None:
         )
 
 
-def set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None]) -> tuple[Run, TrainState]:
+def set_up(
+    config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None], compiled: Sequence[Compilation] = ()
+) -> tuple[Run, TrainState]:
     """Data, model, optimizer and steps of a run, and the state before its first step.
 
     Args:
       config, folder, log: of the run.
       writes: this process writes the files of the run; it also removes what an interrupted save has left.
       stop: says why the run should stop, None as long as it should not.
+      compiled: grows with the programs that are compiled.
 
     Raises:
       DataError: the data cannot be used.
@@ -105,18 +110,20 @@ def set_up(config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Call
         seed=config.run.seed,
         num_devices=local * jax.process_count(),
         devices=range(first, first + local),
-        dtype=config.run.dtype,
+        dtype=config.run.precision.parameters,
     )
-    model = init_model(prepared.model, jax.random.key(config.run.seed), jnp.dtype(config.run.dtype))
+    model = init_model(prepared.model, jax.random.key(config.run.seed), jnp.dtype(config.run.precision.parameters))
     optimizer = make_optimizer(config.optimizer, model.params, loader.steps_per_epoch, config.run.epochs)
     state = init_state(model.params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
-    apply = build(prepared.model).apply
+    apply = build(prepared.model, matmul_precision=config.run.precision.products).apply
     stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in _losses(config))
     for stage in stages:
         require_labels(prepared.graphs["train"], stage.loss.weights)
-    valid = pack_all(prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.dtype)
+    valid = pack_all(
+        prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.precision.parameters
+    )
     sources = [structure.source for structure in prepared.structures["train"]]
-    steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__)
+    steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
     _describe(log, prepared, loader, state, local)
     return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
 
