@@ -60,7 +60,7 @@ def measure(system: str, options: argparse.Namespace) -> None:
     if options.table:
         model = macejax.tabulate(model)
     graphs = [macejax.build_graph(structure, elements, CUTOFF) for structure in structures]
-    batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs), options.dtype))
+    batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs, classes=4), options.dtype))
     predict = jax.jit(partial(macejax.predict, macejax.build(model.config, matmul_precision=options.precision).apply))
     begun = time.perf_counter()
     lowered = predict.lower(model.params, batch)

@@ -31,7 +31,7 @@ def prepare(command: dict[str, Any]) -> Work:
     structures = [from_atoms(atoms) for atoms in ase.io.read(command["structures"], ":")]
     graphs = [macejax.build_graph(s, model.config.elements, model.config.cutoff) for s in structures]
     edges = sum(len(graph.senders) for graph in graphs)
-    batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs), dtype))
+    batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs, classes=4), dtype))
     site_energy = macejax.build(model.config).apply
     predict = jax.jit(partial(macejax.predict, site_energy))
     begun = time.perf_counter()

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
-from macejax.ops.neighbor_sum import Terms, kernels_run, sum_neighbors
+from macejax.ops.neighbor_kernels import Terms
+from macejax.ops.neighbor_sum import kernels_run, sum_neighbors
 from macejax.ops.polynomial import Table, Term, polynomial
 
 _ZERO = 1e-12  # coefficients below are rounding

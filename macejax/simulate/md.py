@@ -83,13 +83,15 @@ def run_md(
       Thermo of the last step.
 
     Raises:
-      ConfigError: options that are wrong, or that would do nothing in this ensemble.
+      ConfigError: options that are wrong, or that would do nothing in this ensemble; a calculator without energies.
       SimulationError: a number that is not finite, or an absurd temperature.
     """
     if temperature is not None and not temperature >= 0:
         raise ConfigError(f"a temperature is 0 K or more, not {temperature}.")
     if not timestep > 0 or steps < 0 or every < 1:
         raise ConfigError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")
+    if "energy" not in getattr(atoms.calc, "implemented_properties", ("energy",)):
+        raise ConfigError("the calculator predicts no energies, so that nothing moves: use a model of energies.")
     rng = np.random.default_rng(seed)
     if temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, temperature, rng)

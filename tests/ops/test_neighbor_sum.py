@@ -15,9 +15,10 @@ import macejax
 from macejax.data.batch import capacity_for
 from macejax.model.coupling import convolution_paths
 from macejax.model.linear import irreps_of
-from macejax.ops import neighbor_sum
+from macejax.ops import neighbor_kernels, neighbor_sum
 from macejax.ops.convolution import _message_rows
-from macejax.ops.neighbor_sum import EDGES, MESSAGES, WEIGHTS, sum_neighbors
+from macejax.ops.neighbor_kernels import EDGES, MESSAGES, WEIGHTS
+from macejax.ops.neighbor_sum import sum_neighbors
 from tests.structures import structure
 
 ATOMS, SLOTS, CHANNELS = 3, 8, 64
@@ -40,7 +41,7 @@ def kernels_on():
 
 def arrays(rows, atoms=ATOMS, slots=SLOTS, channels=CHANNELS, dtype=np.float64):
     """Weights, harmonics, features, cotangent of messages."""
-    paths, harmonics, components = neighbor_sum._counts(rows)
+    paths, harmonics, components = neighbor_kernels.counts_of(rows)
     shapes = [
         (atoms, slots, paths, channels),
         (atoms, slots, harmonics),
@@ -51,29 +52,29 @@ def arrays(rows, atoms=ATOMS, slots=SLOTS, channels=CHANNELS, dtype=np.float64):
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("which", range(4), ids=neighbor_sum.NAMES)
+@pytest.mark.parametrize("which", range(4), ids=neighbor_kernels.NAMES)
 def test_each_kernel_is_the_dense_expression(rows, which):
     others = [x for k, x in enumerate(arrays(rows)) if k != which]
-    (found,) = neighbor_sum._call_kernel((which,), rows, *others, interpret=True)
+    (found,) = neighbor_kernels.call_kernel((which,), rows, *others, interpret=True)
     np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=which, rows=rows), rtol=1e-12, atol=1e-12)
 
 
 def test_the_kernel_of_gradients_gives_all_three(rows):
-    found = neighbor_sum._call_kernel(EDGES, rows, *arrays(rows), interpret=True)
+    found = neighbor_kernels.call_kernel(EDGES, rows, *arrays(rows), interpret=True)
     for ours, expected in zip(found, neighbor_sum._gradients_plain(*arrays(rows), rows=rows), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_one_program_per_atom_where_atoms_are_many(rows, monkeypatch):
-    monkeypatch.setattr(neighbor_sum, "_ENOUGH_PROGRAMS", 1)
+    monkeypatch.setattr(neighbor_kernels, "_ENOUGH_PROGRAMS", 1)
     edges = arrays(rows)[:3]
-    (found,) = neighbor_sum._call_kernel((MESSAGES,), rows, *edges, interpret=True)
+    (found,) = neighbor_kernels.call_kernel((MESSAGES,), rows, *edges, interpret=True)
     np.testing.assert_allclose(found, neighbor_sum._plain(*edges, which=MESSAGES, rows=rows), rtol=1e-12, atol=1e-12)
 
 
 def test_channels_that_32_does_not_divide(rows):
     others = arrays(rows, channels=24)[1:]
-    (found,) = neighbor_sum._call_kernel((WEIGHTS,), rows, *others, interpret=True)
+    (found,) = neighbor_kernels.call_kernel((WEIGHTS,), rows, *others, interpret=True)
     np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=WEIGHTS, rows=rows), rtol=1e-12, atol=1e-12)
 
 

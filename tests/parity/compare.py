@@ -22,6 +22,7 @@ def assert_close(ours: np.ndarray, reference: np.ndarray, tolerance: float, what
 
 def assert_same_answer(ours: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], *, periodic: bool) -> None:
     """Everything that the reference knows. Stress is compared where all directions are periodic: elsewhere mace-torch invents a volume."""
+    assert {"energy", "forces"} <= set(reference)
     for name in ("energy", "node_energy", "contributions"):
         if name not in reference:
             continue

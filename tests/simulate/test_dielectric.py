@@ -11,7 +11,9 @@ import pytest
 from ase.calculators.calculator import PropertyNotImplementedError
 
 import macejax
+from macejax.config import ConfigError
 from macejax.data.structure import DataError
+from macejax.simulate import run_md
 from tests.parity.compare import DERIVATIVES, ENERGY, assert_close
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "moments_AtomicDielectricMACE.mace"
@@ -24,6 +26,8 @@ def test_dielectric_calculator() -> None:
     calculator = macejax.Calculator(MODEL)
     atoms.calc = calculator
     assert calculator.implemented_properties == ["dipole", "charges", "polarizability", "polarizability_sh"]
+    with pytest.raises(ConfigError, match="nothing moves"):
+        run_md(atoms, 1)
     # one evaluation elsewhere, so that the one that counts is with a list that was made for other positions
     random = np.random.default_rng(0)
     atoms.positions += random.normal(scale=0.02, size=atoms.positions.shape) + [1.0, 2.0, 3.0]
