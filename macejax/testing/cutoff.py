@@ -27,8 +27,10 @@ def smoothness(subject: Subject) -> list[Check]:
                 outer.append(make(subject, number, subject.cutoff + distance))
                 distances.append(distance)
     results = list(zip(names, evaluate(subject, inner), evaluate(subject, outer), distances, strict=True))
+    steps = [a.forces - b.forces for _, a, b, _ in results]
     energies = [(abs(a.energy - b.energy) if subject.is_double else energy_relative(a, b), n) for n, a, b, _ in results]
-    forces = [(largest(a.forces - b.forces), n) for n, a, b, _ in results]
+    forces = [(largest(step), n) for step, n, d in zip(steps, names, distances, strict=True) if d < DISTANCES[0]]
+    forces += [(largest(_jump(steps[k], steps[k + 2])), names[k]) for k, d in enumerate(distances) if d == DISTANCES[0]]
     checks = [
         worst_of(9, "energy across the cutoff, in eV", subject.limit(limits.CUTOFF_ENERGY), energies),
         worst_of(9, "forces across the cutoff, in eV/A", subject.limit(limits.CUTOFF_FORCE), forces),
@@ -37,6 +39,16 @@ def smoothness(subject: Subject) -> list[Check]:
         slopes = [(largest(a.forces - b.forces) / (2 * d), n) for n, a, b, d in results if d == CURVATURE_DISTANCE]
         checks.append(worst_of(9, "dF/dr across the cutoff, in eV/A^2", limits.CUTOFF_CURVATURE.float64, slopes))
     return checks
+
+
+def _jump(far: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """What is left at the cutoff of differences of forces across it at the first two of DISTANCES.
+
+    A force with a continuous first derivative may grow with the square of the distance, to 3e-6 eV/Angstrom at 1e-3 Angstrom where
+    weights end as the polynomial cutoff alone does; that part is taken off.
+    """
+    growth = (DISTANCES[0] / DISTANCES[1]) ** 2
+    return (growth * near - far) / (growth - 1)
 
 
 def _dimer(subject: Subject, number: int, distance: float) -> Structure:

@@ -107,6 +107,7 @@ def test_float32():
     np.testing.assert_allclose(rough.get_forces(), atoms.get_forces(), atol=SINGLE * scale)
     assert np.abs(rough.get_forces() - atoms.get_forces()).max() > 1e-12 * scale  # it was not float64
     assert rough.get_forces().dtype == np.float64
+    assert np.abs(rough.get_forces().sum(axis=0)).max() < 1e-4 * len(atoms)
 
 
 @pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (False, False, False)])

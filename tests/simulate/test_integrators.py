@@ -26,7 +26,7 @@ from macejax.simulate.system import Evaluation
 
 KT = 0.03  # eV
 SPRING = 0.5  # eV/Angstrom^2
-SIGMA = 4.0  # how far a mean may be off, in standard errors
+SIGMA = 3.0  # how far a mean may be off, in standard errors
 TWO_TEMPERATURES = 3.0  # how far the slope of the ratio of two energy histograms may be off, likewise
 ATOMS = 8
 
