@@ -33,7 +33,12 @@ def test_the_example_runs(tmp_path):
 
 def test_links_and_commands_exist():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith(("http", "#"))]
-    assert links and all((REPOSITORY / link).exists() for link in links), links
+    assert links
+    for link in links:
+        path, _, heading = link.partition("#")
+        assert (REPOSITORY / path).exists(), link
+        headings = re.findall(r"^#+ (.*)", (REPOSITORY / path).read_text(encoding="utf-8"), flags=re.MULTILINE) if heading else []
+        assert heading in ["", *(found.lower().replace(" ", "-") for found in headings)], link
     commands = re.findall(r"^    macejax (\w+)", README, flags=re.MULTILINE)
     assert commands and set(commands) <= set(COMMANDS)
     targets = re.findall(r"make (\w+)", README)
