@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import DTypeLike
 from pydantic import Field, model_validator
 
 from macejax.config.section import ConfigError, Section
@@ -48,7 +50,7 @@ class Precision(Section):
         return self.parameters
 
     @classmethod
-    def of(cls, value: str | Precision) -> Precision:
+    def of(cls, value: DTypeLike | Precision) -> Precision:
         """The policy of a name, which may be a dtype; a policy as it is.
 
         Raises:
@@ -56,7 +58,10 @@ class Precision(Section):
         """
         if isinstance(value, Precision):
             return value
-        name = str(value)
+        try:
+            name = value if isinstance(value, str) else np.dtype(value).name
+        except TypeError:
+            name = str(value)
         if name not in get_args(PrecisionName):
             raise ConfigError(f"dtype must be one of {', '.join(get_args(PrecisionName))}, or a macejax.Precision, not {value!r}.")
         return cls(parameters="float64" if name == "float64" else "float32", compute=name)
