@@ -1,7 +1,7 @@
 # Each command creates .venv and installs what it needs; a machine with only python3 (3.11 or newer) will do.
 #   make demo    train, test and simulate on the bundled data
 #   make test    the tests
-#   make notebooks    each notebook, from top to bottom
+#   make thorough    the tests that take longer, notebooks among them
 #   make lint    formatting, lint, types
 #   make bench   times and memory beside mace-torch and mlip, which it installs; BENCH=md: steps of molecular dynamics per second
 SHELL := /bin/bash
@@ -16,7 +16,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$p -m venv $(VENV); done; \
 	echo "macejax needs python 3.11 or newer with the venv module (on Debian: apt install python3-venv); PYTHON=/path/to/python names one." >&2; exit 1
 
-.PHONY: demo test notebooks lint format bench install clean
+.PHONY: demo test thorough lint format bench install clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed-core
@@ -27,8 +27,8 @@ test: $(VENV)/.installed-test
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 	MACEJAX_TEST_X64=0 $(PY) -m pytest -n $(JOBS) --dist loadfile -m "x32 and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
 
-notebooks: $(VENV)/.installed-test
-	$(PY) -m pytest -n $(JOBS) -m notebook tests/notebooks
+thorough: $(VENV)/.installed-test
+	$(PY) -m pytest -n $(JOBS) -m "thorough and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(PY) -m ruff format --check .

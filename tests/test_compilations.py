@@ -72,6 +72,7 @@ def test_an_npt_run_of_1000_steps_through_ase():
     assert atoms.calc.num_rebuilds < 100
 
 
+@pytest.mark.thorough
 def test_an_npt_run_of_1000_steps_on_the_device():
     atoms = bulk("Cu", cubic=True, a=LATTICE)
     volume, before = atoms.get_volume(), advance._cache_size()
@@ -98,6 +99,7 @@ def test_the_command_says_how_often_it_compiled(engine: str, tmp_path: Path, cap
     assert names.count(program) >= 1
 
 
+@pytest.mark.thorough
 def test_five_epochs_on_molecules_and_crystals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """2 to 12 atoms, with and without cells: as many programs as there are shapes, and none in the last epochs."""
     structures = [labelled(name, seed) for name in ("benzene", "silicon8", "rhombohedral") for seed in range(4)]

@@ -197,6 +197,7 @@ def test_a_module_of_an_older_mace(real_data, monkeypatch):
         load_torch("old.model")
 
 
+@pytest.mark.thorough
 def test_published_errors(real_data):
     """RMSE of mace01.model on the test set, as mace-torch 0.3.16 gives them in float64 (data/README.md)."""
     model = macejax.load(real_data / "models" / "solvent_xtb" / "mace01.model")

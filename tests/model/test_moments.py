@@ -96,6 +96,7 @@ def test_symmetry_derivatives_and_origin(name: str) -> None:
         np.testing.assert_allclose(dipole[7] - dipole[0], shift, rtol=1e-7)
 
 
+@pytest.mark.thorough
 def test_padding_precision_and_gradients() -> None:
     """The same numbers beside other structures and with more padding; in float32; gradients of everything are finite."""
     model = init_model(config("AtomicDielectricMACE", num_interactions=1), jax.random.key(1), jnp.float64)

@@ -124,6 +124,7 @@ def test_the_policy_reaches_calculator_evaluation_and_training(model, monkeypatc
         macejax.Calculator(model, dtype="bf16", site_energy=lambda *_: None)
 
 
+@pytest.mark.thorough
 def test_float32_is_measured_and_float64_is_exact(model, tmp_path, capsys):
     found = [structure(name) for name in NAMES]
     error = macejax.precision_error(model, found, "float32")
@@ -139,6 +140,7 @@ def test_float32_is_measured_and_float64_is_exact(model, tmp_path, capsys):
     assert not stopped.value.code and f"float32 against float64: {error}" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_geometry_in_float32_costs_what_rounding_of_positions_does(model):
     far = atoms("water")
     far += far.copy()

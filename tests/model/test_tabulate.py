@@ -121,6 +121,7 @@ def test_third_derivatives_are_finite_and_those_of_the_network():
     assert np.isfinite(found).all() and found[1] == pytest.approx(found[0], rel=1e-2)
 
 
+@pytest.mark.thorough
 def test_it_is_saved_and_runs_in_calculator_and_commands(plain, table, tmp_path, capsys):
     save_model(tmp_path / "t.mace", table)
     save_model(tmp_path / "p.mace", plain)

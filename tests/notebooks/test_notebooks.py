@@ -12,7 +12,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 TIMEOUT = 300  # seconds for one cell
 
 
-@pytest.mark.notebook
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")

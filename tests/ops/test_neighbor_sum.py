@@ -78,6 +78,7 @@ def test_channels_that_32_does_not_divide(rows):
     np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=WEIGHTS, rows=rows), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_derivatives_to_third_order():
     edges = arrays(FEW, atoms=1, slots=3, channels=2)[:3]
     check_grads(lambda *x: jnp.sin(sum_neighbors(FEW, *x)), edges, order=3, modes=["rev"])

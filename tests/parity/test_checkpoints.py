@@ -39,6 +39,7 @@ CHECKPOINTS = {
 DEFAULT = list(CHECKPOINTS)[:3]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("names", [DEFAULT, pytest.param(list(CHECKPOINTS)[3:], marks=pytest.mark.slow)], ids=["three", "the-others"])
 def test_checkpoints(names: list[str], real_data: Path, tmp_path: Path) -> None:
     arguments = []

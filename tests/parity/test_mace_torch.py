@@ -167,6 +167,7 @@ def test_layers_degrees_and_correlations(product_case: Case, structure: str) -> 
     check(product_case, structure)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("structure", ["molecule", "tial"])
 def test_variants(variant_case: Case, structure: str) -> None:
     check(variant_case, structure)
@@ -217,6 +218,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if i < 2 else pytest.mark.slow) for i, name in enumerate(GRADIENTS)])
 def test_parameter_gradient_of_a_force_loss(name: str) -> None:
     """d/d(parameters) of the squared force error, every tensor on its own scale."""

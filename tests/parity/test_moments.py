@@ -32,6 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == DEFAULT else pytest.mark.slow) for name in moments.CASES])
 def test_moments_and_files(name: str, tmp_path: Path) -> None:
     module = moments.random_module(name, **moments.CASES[name])

@@ -49,6 +49,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "dtype"),
     [pytest.param(options, "float64", id=name) for name, options in OPTIONS.items()]
@@ -67,6 +68,7 @@ def test_there_and_back_every_weight_is_the_same(options, dtype):
             np.testing.assert_allclose(value.numpy(), new[name].numpy(), rtol=1e-6 if dtype == "float32" else 1e-14, atol=1e-14)
 
 
+@pytest.mark.thorough
 def test_a_reduced_basis_is_the_same_function():
     config = macejax.ModelConfig(
         elements=reference.ELEMENTS,

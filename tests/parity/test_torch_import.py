@@ -65,6 +65,7 @@ def test_trained_frequencies_and_unknown_parameters_are_refused(make: Callable[.
         from_torch(module)
 
 
+@pytest.mark.thorough
 @needs_torch
 def test_another_basis_of_the_same_polynomials_is_projected(make: Callable[..., Any]) -> None:
     """Columns mixed by a random matrix, weights by its inverse: the same function, written in a basis that macejax does not have."""
@@ -130,6 +131,7 @@ def leaves(tree: Any) -> list[np.ndarray]:
     return [leaf for value in tree.values() for leaf in leaves(value)] if isinstance(tree, dict) else [tree]
 
 
+@pytest.mark.thorough
 @needs_torch
 @pytest.mark.parametrize(
     "options",

@@ -28,6 +28,7 @@ SMALL = (
 FULL = "--loss ef --valid_fraction 0.05 --num_channels 32 --max_L 1 --correlation 3 --energy_key energy --forces_key forces"
 
 
+@pytest.mark.thorough
 def test_first_losses(tmp_path: Path) -> None:
     """A small model with a weight decay that shows, on made-up labels."""
     generator = np.random.default_rng(0)

@@ -72,6 +72,7 @@ def test_a_mace_keeps_every_promise() -> None:
     assert {found.row for found in report.checks} == set(range(1, 22))
 
 
+@pytest.mark.thorough
 def test_a_mace_keeps_every_promise_in_float32() -> None:
     report = report_of(config(), SPARSE, dtype="float32", hurry=False)
     assert report.passed, str(report)
@@ -85,6 +86,7 @@ def test_every_block_is_tested() -> None:
     assert {name for pair in QUICK for name in pair[:2]} | {ATTENTION} == set(INTERACTIONS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("first", "other", "hidden"), [*QUICK, pytest.param("RealAgnosticResidual", ATTENTION, "4x0e + 4x1o", marks=pytest.mark.slow)]
 )

@@ -80,6 +80,7 @@ def test_atomic_virials_sum_to_the_virial(params, graph):
     assert (shares[~graph.nodes["mask"]] == 0).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("chunk", [1, 5])
 def test_hessian_equals_differences_of_forces_and_does_not_depend_on_the_chunk(params, graph, chunk):
     found = np.asarray(jax.jit(lambda p, g: hessian(SITE_ENERGY, p, g, chunk=chunk))(params, graph))

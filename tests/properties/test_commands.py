@@ -82,6 +82,7 @@ def test_eos(folder, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_phonons(folder, capsys):
     pytest.importorskip("phonopy", reason="phonopy is not installed")
     options = ("--mesh", "10", "--temperature", "300", "--save", "phonopy.yaml")

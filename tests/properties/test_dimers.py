@@ -33,6 +33,7 @@ def made(**options):
     return init_model(config, jax.random.key(0), np.float64)
 
 
+@pytest.mark.thorough
 def test_every_pair_of_elements_is_finite_and_repels():
     """Reliability row 36. Wells of a random model are deep or shallow, so of tortuosity and flips only what they cannot be is asked."""
     model = made(pair_repulsion=True)

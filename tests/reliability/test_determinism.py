@@ -47,6 +47,7 @@ for dtype in ("float32",):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.multiprocess
 def test_two_processes_compute_the_same_bits():
     """Energy and forces, and two steps of training; nothing comes from the cache of programs."""

@@ -71,6 +71,7 @@ def test_sigterm_saves_and_exits_0_and_another_process_goes_on_to_the_same_bits(
         assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
 
 
+@pytest.mark.thorough
 def test_a_full_disk_is_an_error_that_names_the_path_and_the_last_checkpoint_stays(tmp_path):
     options = {"stage_two__enabled": False, "run__log_every": 1}
     train(configuration(tmp_path, run__epochs=2, **options), quiet=True)

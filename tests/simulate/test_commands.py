@@ -76,6 +76,7 @@ def test_relax_many_files_with_held_atoms_and_a_report(folder, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_relax_one_by_one(folder, capsys):
     arguments = ("relax", "model.mace", "water.xyz", "--fmax", "0.02", "--no-report")
     assert run(folder, *arguments, "-o", "one.xyz", "--optimizer", "BFGS") == 0
@@ -88,6 +89,7 @@ def test_relax_one_by_one(folder, capsys):
     assert "--smax" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_relax_says_when_it_did_not_converge(folder, capsys):
     assert run(folder, "relax", "model.mace", "copper.xyz", "-o", "unfinished.xyz", "--fmax", "1e-9", "--steps", "1", "--cell") == 1
     said = capsys.readouterr().out

@@ -42,6 +42,7 @@ def test_mean_and_spread(models, committee):
     np.testing.assert_allclose(committee.get_force_spread(atoms), np.sqrt(forces.var(axis=0).sum(axis=1)), atol=1e-10)
 
 
+@pytest.mark.thorough
 def test_a_committee_says_what_each_member_says(models):
     atoms, members = molecule("H2O"), macejax.Committee(models[:2])
     with pytest.raises(ValueError, match="no atoms yet"):

@@ -42,6 +42,7 @@ def test_verdict():
     assert len(good._replace(drift=-0.06).failures()) == 1
 
 
+@pytest.mark.thorough
 def test_a_poor_model_fails_the_demo(tmp_path, capsys):
     """One epoch of a tiny model on the test frames: all of the way, and a verdict that says no."""
     small = ("run.epochs=1", "model.num_channels=2", "model.max_L=0", "model.l_max=1", "model.correlation=1", "model.radial_mlp=[8]")

@@ -115,6 +115,7 @@ def test_nvt_reaches_its_temperature(name):
     assert abs(series.mean() - kelvin) < 3 * error and error < 0.05 * kelvin
 
 
+@pytest.mark.thorough
 def test_npt_reaches_its_pressure_through_a_shrinking_cell():
     """From L > 2 r_c to L < 2 r_c; the energy is that of a fresh list throughout."""
     atoms, fresh = copper(3), Calculator(MODEL, site_energy=morse, skin=0.0)

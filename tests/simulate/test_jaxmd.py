@@ -237,6 +237,7 @@ def test_thermostats(name):
         assert np.mean(seen[100:]) == pytest.approx(300, rel=0.15)
 
 
+@pytest.mark.thorough
 def test_npt_nose_hoover():
     """Its conserved energy to second order, which the virial must be right for, and the pressure that it was told. In real coordinates: on
     fractional ones jax-md 0.2.29 uses a term that is meant for real ones, and conserves nothing.
@@ -282,6 +283,7 @@ def test_fire():
     np.testing.assert_allclose(found.get_all_distances(mic=True)[0, 1:], LATTICE / np.sqrt(2), atol=1e-2)
 
 
+@pytest.mark.thorough
 def test_fire_of_atoms_and_box():
     """`fire_descent_box` under 5 GPa, of a crystal that is sheared, stretched and rattled, against ASE's FIRE in a FrechetCellFilter."""
     pressure, atoms = 5 * units.GPa, copper(1, SHEARED)

@@ -106,6 +106,7 @@ def check_alone(systems, chosen, model, **options):
         assert np.abs(shared[k].atoms.positions - systems[k].positions).max() > 0.05
 
 
+@pytest.mark.thorough
 def test_a_system_does_what_it_does_alone(mace):
     """Another batch, another capacity, other neighbours in it: noise, lists, barostat and forces are the same."""
     systems = [copper(), copper((2, 1, 1), seed=3), copper(seed=5)]

@@ -92,6 +92,7 @@ def test_a_list_is_worn_by_motion_against_the_others_and_by_the_cell():
     np.testing.assert_allclose(used[1:3], fresh, rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_heads_and_inputs_of_a_model_are_used():
     """Two heads, and a total charge that the model embeds: numbers are those of the calculator, for several models too."""
     charge = EmbeddingConfig(name="total_charge", type="categorical", emb_dim=3, num_classes=5, offset=2)

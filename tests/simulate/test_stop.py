@@ -61,6 +61,7 @@ def test_without_a_state_the_last_step_is_shown():
             assert run_on_device(toy_model(), atoms, 50, **options).thermo.step == 6 and seen == [0, 6]
 
 
+@pytest.mark.thorough
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("engine", ["ase", "jax"])
 def test_sigterm_ends_a_command_that_can_go_on(tmp_path, engine):

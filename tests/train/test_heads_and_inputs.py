@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 
 import macejax
 from macejax.cli.main import main
@@ -14,6 +15,7 @@ from tests.reliability.tiny import configuration, waters
 from tests.train.test_loop_prepare import two_heads
 
 
+@pytest.mark.thorough
 def test_two_heads_learn_two_potentials(tmp_path, capsys):
     options = {
         "data__e0s": {"xtb": {"H": -1.0, "O": -8.0}, "dft": {"H": -1.0, "O": -10.0}},

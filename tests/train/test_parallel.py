@@ -72,6 +72,7 @@ def test_any_number_of_devices_gives_the_same_state(one_process):
     assert reference["losses"][-1] < 0.9 * reference["losses"][1]
 
 
+@pytest.mark.thorough
 @pytest.mark.multiprocess
 def test_two_processes_give_the_same_state(one_process, tmp_path):
     with socket.socket() as probe:

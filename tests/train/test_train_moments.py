@@ -48,6 +48,7 @@ def run(*arguments: Any) -> None:
     assert not stopped.value.code
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in list(RUNS)[:2]), "AtomicDielectricMACE"])
 def test_train_and_evaluate(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     structures = polar_waters(22)
