@@ -61,7 +61,16 @@ def evaluate_graphs(subject: Subject, graphs: Sequence[Graph], dtype: Any = None
 def evaluate_batch(subject: Subject, graph: jraph.GraphsTuple, dtype: Any = None) -> list[Result]:
     """Results of the real structures of a batch."""
     params = params_of(subject, dtype)
-    return unbatch(subject.compiled.predict(params, graph), graph)
+    results = unbatch(subject.compiled.predict(params, graph), graph)
+    if np.dtype(dtype or subject.dtype) == subject.dtype:
+        return results
+    return [
+        result._replace(
+            force_rounding=float(np.max(np.abs(rounded.forces - result.forces), initial=0.0)),
+            strain_rounding=float(np.max(np.abs(rounded.strain_derivative - result.strain_derivative))),
+        )
+        for result, rounded in zip(results, unbatch(subject.compiled.rounded(params, graph), graph), strict=True)
+    ]
 
 
 def params_of(subject: Subject, dtype: Any = None) -> Scaled:

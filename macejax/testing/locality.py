@@ -102,6 +102,8 @@ def fragments(subject: Subject) -> list[Check]:
             forces=np.concatenate([a.forces, b.forces]),
             strain_derivative=a.strain_derivative + b.strain_derivative,
             stress=a.stress,
+            force_rounding=max(a.force_rounding, b.force_rounding),
+            strain_rounding=a.strain_rounding + b.strain_rounding,
         )
         cases.append(Case(f"{first} + {second}", both, total))
     return agree(subject, 12, "of separated fragments", limits.FRAGMENTS, cases)
@@ -130,6 +132,8 @@ def _copies(result: Result, count: int) -> Result:
         forces=np.tile(result.forces, (count, 1)),
         strain_derivative=count * result.strain_derivative,
         stress=result.stress,
+        force_rounding=result.force_rounding,
+        strain_rounding=count * result.strain_rounding,
     )
 
 

@@ -35,12 +35,17 @@ class Result(NamedTuple):
     forces: np.ndarray  # [n, 3] eV/Angstrom
     strain_derivative: np.ndarray  # [3, 3] eV
     stress: np.ndarray  # [3, 3] eV/Angstrom^3
+    # Of references for float32: how much the largest component of forces and of dE/d(strain) changes, in exact arithmetic, where edge
+    # vectors are rounded to float32.
+    force_rounding: float = 0.0
+    strain_rounding: float = 0.0
 
 
 class Compiled(NamedTuple):
     """Jitted functions of (scaled parameters, batch). One compilation for each capacity and dtype that they meet."""
 
     predict: Callable[..., Prediction]
+    rounded: Callable[..., Prediction]  # of edge vectors rounded to float32
     hessian: Callable[..., jax.Array]  # [N, 3, N, 3] eV/Angstrom^2
     along: Callable[..., tuple[jax.Array, jax.Array]]  # first and second derivative of the forces along a third argument, all [N, 3]
     loss_gradient: Callable[..., Any]  # of the force loss, with respect to the parameters
@@ -165,6 +170,13 @@ def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Arra
     def predicted(params: Scaled, graph: jraph.GraphsTuple) -> Prediction:
         return predict(scaled, params, graph)
 
+    def rounded(params: Scaled, graph: jraph.GraphsTuple) -> Prediction:
+        def energy_of_rounded(params: Scaled, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+            rounding = jax.lax.stop_gradient(vectors.astype(jnp.float32).astype(vectors.dtype) - vectors)
+            return scaled(params, vectors + rounding, graph)
+
+        return predict(energy_of_rounded, params, graph)
+
     def energies(params: Scaled, graph: jraph.GraphsTuple, positions: jax.Array) -> jax.Array:
         graph = graph._replace(nodes={**graph.nodes, "positions": positions})
         return sum_per_graph(scaled(params, edge_vectors(graph), graph), graph)
@@ -180,6 +192,7 @@ def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Arra
 
     return Compiled(
         predict=jit(predicted),
+        rounded=jit(rounded),
         hessian=jit(lambda params, graph: hessian(scaled, params, graph)),
         along=jit(along),
         loss_gradient=jit(jax.grad(lambda params, graph: force_loss(predicted(params, graph), graph))),
