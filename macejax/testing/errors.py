@@ -9,7 +9,7 @@ import numpy as np
 
 from macejax.data.structure import Structure
 from macejax.testing.evaluate import evaluate
-from macejax.testing.limits import FORCE_FLOOR, STRAIN_FLOOR, UNIT, Limit
+from macejax.testing.limits import FORCE_FLOOR, ROUNDINGS, STRAIN_FLOOR, UNIT, Limit
 from macejax.testing.report import Check, worst_of
 from macejax.testing.subject import Result, Subject
 
@@ -85,11 +85,8 @@ def _strain_error(result: Result, expected: Result) -> float:
 
 
 def _unexplained(error: float, rounding: float) -> float:
-    """An error less what rounding of the edge vectors to float32 makes in exact arithmetic, which no computation in float32 avoids.
-
-    It counts in perfect crystals, whose forces and stress are what is left of much larger terms of pairs. NaN stays NaN.
-    """
-    return error if np.isnan(error) else max(error - rounding, 0.0)
+    """An error less ROUNDINGS times what rounding of the edge vectors makes: float32 arithmetic cannot know them better. NaN stays NaN."""
+    return error if np.isnan(error) else max(error - ROUNDINGS * rounding, 0.0)
 
 
 RELATIVE = {"energy": energy_relative, "forces": force_relative, "dE/d(strain)": strain_relative}
