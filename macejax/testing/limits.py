@@ -17,7 +17,7 @@ class Limit(NamedTuple):
 
 
 FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest rms force; more where large pair forces cancel (errors.force_floor)
-# In float32, errors count beyond so many times what rounding of the edge vectors alone makes in exact arithmetic: once for that, and as much
+# In float32, errors count beyond so many times what rounding of the edge vectors alone makes in exact arithmetic: once for that, as much
 # again for all other rounding. It matters in perfect crystals, whose forces and stress are what pairs leave that cancel to 1/300: there
 # two of 33 models in the tests err by 1.1 times what is allowed where it counts once.
 ROUNDINGS = 2.0
