@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from floor import flops_per_atom
-from run import FURTHER, PEERS, SIZES, Case
+from run import FAMILY, FURTHER, PEERS, SIZES, Case
 
 HERE = Path(__file__).parent
 WORKS = {"forces": "energy and forces", "step": "training step"}
@@ -33,6 +33,7 @@ def main() -> None:
     peers = [row for row in rows if _case(row) in PEERS]
     fill(HERE / "README.md", "peers", table(peers))
     fill(HERE / "README.md", "further", table([row for row in rows if _case(row) in FURTHER]))
+    fill(HERE / "README.md", "family", table([row for row in rows if _case(row) in FAMILY]))
     fill(HERE / "README.md", "sizes", sizes([row for row in rows if _case(row) in SIZES]))
     fill(HERE.parent.parent / "README.md", "speed", table(peers))
     draw(rows, HERE / "results" / "sizes.png")
