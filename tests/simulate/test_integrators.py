@@ -27,6 +27,7 @@ from macejax.simulate.system import Evaluation
 KT = 0.03  # eV
 SPRING = 0.5  # eV/Angstrom^2
 SIGMA = 3.0  # how far a mean may be off, in standard errors
+CELL_SIGMA = 4.0  # the same of volumes and cells, whose block errors are rougher
 TWO_TEMPERATURES = 3.0  # how far the slope of the ratio of two energy histograms may be off, likewise
 ATOMS = 8
 
@@ -190,9 +191,9 @@ def test_an_ideal_gas_has_its_volume():
     middle = cell_rescaling(langevin, free_shape=False)
     _, volume = run(start(ideal_gas, numbers), numbers, middle, ideal_gas, 100_000, lambda s, _: jnp.linalg.det(s.cell))
     volume = np.array(volume[5000:])
-    assert abs(volume.mean() - 1000.0) < SIGMA * standard_error(volume)
+    assert abs(volume.mean() - 1000.0) < CELL_SIGMA * standard_error(volume)
     square = (volume - 1000.0) ** 2
-    assert abs(square.mean() - 1000.0**2 / (ATOMS + 1)) < SIGMA * standard_error(square)
+    assert abs(square.mean() - 1000.0**2 / (ATOMS + 1)) < CELL_SIGMA * standard_error(square)
     assert standard_error(volume) < 0.02 * 1000.0  # one degree of freedom more or less would be seen
 
 
@@ -207,8 +208,8 @@ def test_a_free_cell_on_springs_has_its_distribution():
 
     _, (trace, square) = run(begin, numbers, middle, gas_in_sprung_cell, 80_000, seen)
     trace, square, n, unit = np.array(trace[5000:]), np.array(square[5000:]), ATOMS + 1, KT / SPRING
-    assert abs(trace.mean() - 3 * n * unit) < SIGMA * standard_error(trace)
-    assert abs(square.mean() - n * (n - 1) * (n - 2) * unit**3) < SIGMA * standard_error(square)
+    assert abs(trace.mean() - 3 * n * unit) < CELL_SIGMA * standard_error(trace)
+    assert abs(square.mean() - n * (n - 1) * (n - 2) * unit**3) < CELL_SIGMA * standard_error(square)
     assert standard_error(trace) < 0.02 * 3 * n * unit  # one degree of freedom more or less would be seen
 
 
