@@ -93,7 +93,11 @@ DEVICE = [
     Case("aspirin-10", "L1", work="step"),
     Case("silicon-216000", "L1", peers=False),
 ]
-FAMILY = [Case("water-192", model) for model in ("agnostic", "density", "attention", "nonlinear", "so3", "parity")]
+# In float32 mace-torch and macejax differ by 3.4e-4 of the rms force with NonLinear blocks, more than is timed.
+FAMILY = [
+    *(Case("water-192", model) for model in ("agnostic", "density", "attention", "so3", "parity")),
+    Case("water-192", "nonlinear", dtype="float64"),
+]
 SETS = {
     "family": FAMILY,
     "device": DEVICE,
