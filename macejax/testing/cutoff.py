@@ -28,9 +28,14 @@ def smoothness(subject: Subject) -> list[Check]:
                 distances.append(distance)
     results = list(zip(names, evaluate(subject, inner), evaluate(subject, outer), distances, strict=True))
     steps = [a.forces - b.forces for _, a, b, _ in results]
-    energies = [(abs(a.energy - b.energy) if subject.is_double else energy_relative(a, b), n) for n, a, b, _ in results]
+    if subject.is_double:
+        rises = [np.array(a.energy - b.energy) for _, a, b, _ in results]
+        energies = [(largest(rise), n) for rise, n, d in zip(rises, names, distances, strict=True) if d < DISTANCES[0]]
+        energies += [(largest(_jump(rises[k], rises[k + 2], 3)), names[k]) for k, d in enumerate(distances) if d == DISTANCES[0]]
+    else:
+        energies = [(energy_relative(a, b), n) for n, a, b, _ in results]
     forces = [(largest(step), n) for step, n, d in zip(steps, names, distances, strict=True) if d < DISTANCES[0]]
-    forces += [(largest(_jump(steps[k], steps[k + 2])), names[k]) for k, d in enumerate(distances) if d == DISTANCES[0]]
+    forces += [(largest(_jump(steps[k], steps[k + 2], 2)), names[k]) for k, d in enumerate(distances) if d == DISTANCES[0]]
     checks = [
         worst_of(9, "energy across the cutoff, in eV", subject.limit(limits.CUTOFF_ENERGY), energies),
         worst_of(9, "forces across the cutoff, in eV/A", subject.limit(limits.CUTOFF_FORCE), forces),
@@ -41,13 +46,13 @@ def smoothness(subject: Subject) -> list[Check]:
     return checks
 
 
-def _jump(far: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """What is left at the cutoff of differences of forces across it at the first two of DISTANCES.
+def _jump(far: np.ndarray, near: np.ndarray, power: int) -> np.ndarray:
+    """What is left at the cutoff of differences across it at the first two of DISTANCES.
 
-    A force with a continuous first derivative may grow with the square of the distance, to 3e-6 eV/Angstrom at 1e-3 Angstrom where
-    weights end as the polynomial cutoff alone does; that part is taken off.
+    A force with a continuous first derivative may grow with the square of the distance, and an energy with its third power: to
+    3e-6 eV/Angstrom and 1e-9 eV at 1e-3 Angstrom where weights end as the polynomial cutoff alone does. That part is taken off.
     """
-    growth = (DISTANCES[0] / DISTANCES[1]) ** 2
+    growth = (DISTANCES[0] / DISTANCES[1]) ** power
     return (growth * near - far) / (growth - 1)
 
 
