@@ -55,7 +55,7 @@ def command(
     every: Annotated[int, typer.Option(min=1, help="Steps from one frame to the next.")] = 10,
     index: Annotated[str, typer.Option(help="Which structures of each file, as in ASE: '-1' the last, ':' all.")] = "-1",
     dtype: Annotated[
-        Dtype, typer.Option(help="Precision; float64 conserves energy better; tf32x3, tf32, bf16: engine ase on a GPU only.")
+        Dtype, typer.Option(help="Precision; float64 conserves energy better; tf32x3, tf32, bf16: on a GPU only.")
     ] = "float64",
     skin: Annotated[float, typer.Option(min=0, help="Of the neighbour list, Angstrom; changes speed, not results.")] = 0.5,
     engine: Annotated[
@@ -167,7 +167,6 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
 
     if restart and (state is None or run.overwrite):
         raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
-    dtype = _device_dtype(run)
     (atoms,), model = run.starts, _loaded(run)
     resume = load_outputs(state) if restart else None
     files = recorder(run.output, run.log, overwrite=run.overwrite, resume=resume)
@@ -177,7 +176,7 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
             atoms,
             run.steps,
             run.ensemble,
-            dtype=dtype,
+            dtype=run.dtype,
             skin=run.skin,
             seed=run.seed,
             every=run.every,
@@ -215,7 +214,7 @@ def _many(run: _Run) -> list[Told]:
             reached[place] = state.step
             show(sum(reached), f"{run.names[place]}  {_note(state)}")
 
-        options |= {"ensemble": options.pop("name"), "seed": run.seed, "every": run.every, "dtype": _device_dtype(run), "head": run.head}
+        options |= {"ensemble": options.pop("name"), "seed": run.seed, "every": run.every, "dtype": run.dtype, "head": run.head}
         options |= {"skin": run.skin, "names": run.names, "observe": observe, "keep_frames": False}
         runs = run_many(_loaded(run), run.starts, run.steps, **options).runs
     told = [Told(each.name, len(each.atoms), each.thermo, each.stopped) for each in runs]
@@ -242,14 +241,6 @@ def _write_report(page: Path, run: _Run, told: list[Told]) -> None:
     facts = {"model": str(run.model)} | {name: str(value) for name, value in options.items() if value not in (None, False)}
     picture = write_md_report(page, told, facts)
     typer.echo(f"Report: {page}, figure: {picture}.")
-
-
-def _device_dtype(run: _Run) -> Literal["float32", "float64"]:
-    from macejax.config import ConfigError
-
-    if run.dtype != "float64" and run.dtype != "float32":
-        raise ConfigError(f"--dtype {run.dtype} is for --engine ase only; jax computes in float64 or float32.")
-    return run.dtype
 
 
 def _loaded(run: _Run) -> Model:

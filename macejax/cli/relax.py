@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from macejax.cli.options import Dtype
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -38,7 +40,9 @@ def command(
     log: Annotated[Path | None, typer.Option(help="Structure, step, energy and largest force of every step (JSON lines).")] = None,
     head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     report: Annotated[bool, typer.Option(help="Write a page (HTML) and a figure (PNG) beside the output.")] = True,
-    dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision; float32 reaches an fmax of about 0.001.")] = "float64",
+    dtype: Annotated[
+        Dtype, typer.Option(help="Precision; float32 reaches an fmax of about 0.001; tf32x3, tf32, bf16: on a GPU only.")
+    ] = "float64",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Relax structures with a model, many at once. Atoms that the files hold fixed stay. Exits with 1 where one did not converge."""

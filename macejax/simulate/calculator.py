@@ -28,6 +28,7 @@ from macejax.potential import Prediction, SiteEnergy, atomic_virials, hessian, m
 from macejax.potential.predict import assemble_sites, sites_and_gradient
 from macejax.simulate.dielectric import derivative_results, moment_results, properties_of
 from macejax.simulate.inputs import INFO_KEYS, structure_of
+from macejax.simulate.policy import policy_of
 from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs
 
 
@@ -80,10 +81,7 @@ class Calculator(AseCalculator):
         radial: Literal["network", "table"] = "network",
     ) -> None:
         super().__init__()
-        self.precision = Precision.of(dtype)
-        self.precision.require(jax.default_backend())
-        if site_energy is not None and self.precision.products != "highest":
-            raise ConfigError("a site_energy of your own multiplies as it does: let it compute in tf32 or bf16 itself, and give float32.")
+        self.precision = policy_of(dtype, site_energy)
         if not skin >= 0:
             raise ValueError(f"skin must be 0 or more (Angstrom), not {skin}.")
         if not isinstance(model, Model):

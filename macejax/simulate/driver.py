@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from macejax.config import ConfigError, ModelConfig
+from macejax.config import ConfigError, ModelConfig, Precision
 from macejax.data.structure import volume
 from macejax.model.heads import select_head
 from macejax.model.mace import Model, build
@@ -25,6 +25,7 @@ from macejax.simulate.inputs import structure_of
 from macejax.simulate.integrators import CHAIN, State
 from macejax.simulate.list_shape import allocate, shape_for
 from macejax.simulate.md import Observer, SimulationError, Stop, Thermo, hottest, thermalize, thermo
+from macejax.simulate.policy import device_policy
 from macejax.simulate.program import Program, first_evaluation, run_chunk
 from macejax.simulate.restart import FilePath, Saved, compare, load_state, save_state
 from macejax.simulate.row_list import RowList
@@ -67,7 +68,7 @@ def run_on_device(
     steps: int,
     ensemble: Ensemble = Ensemble(),  # noqa: B008  (immutable)
     *,
-    dtype: Literal["float32", "float64"] = "float64",
+    dtype: str | Precision = "float64",
     skin: float = 0.5,
     seed: int = 0,
     every: int = 10,
@@ -96,7 +97,7 @@ def run_on_device(
         nose_hoover, which would keep that motion, take it away from others too. What FixAtoms and FixCartesian hold stays where it is.
       steps: number of the last step; a restart counts from the first run's beginning.
       ensemble: what is kept constant.
-      dtype: precision of the model.
+      dtype: precision of the model: float64, float32, on a GPU tf32x3, tf32 or bf16, or a `macejax.Precision`.
       skin: the neighbour list reaches this much (Angstrom) beyond the cutoff. Changes speed, not results.
       seed: of initial velocities and of the thermostat.
       every: steps from one call of `observe` to the next; step 0 and the last one are always shown. Looking changes nothing.
@@ -124,12 +125,13 @@ def run_on_device(
         model = select_head(model, head)
     check_model(model.config)
     plan = _Plan(steps, every, save_every, chunk, observe, report, stop, state_file, outputs, ensemble.timestep, restart)
-    _check(plan, dtype, skin)
+    _check(plan, skin)
+    policy = device_policy(dtype, site_energy)
     species, free = _species(atoms, model.config), _free(atoms, ensemble)
-    conditions = _conditions(atoms, ensemble, model, dtype, skin, seed, species, free)
-    function = _site_energy(model.config) if site_energy is None else site_energy
+    conditions = _conditions(atoms, ensemble, model, policy, skin, seed, species, free)
+    function = _site_energy(model.config, policy.products) if site_energy is None else site_energy
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
+        params = jax.tree.map(lambda x: jnp.asarray(x, policy.parameters), model.params)
         program = Program(function, middle_of(ensemble), params, species, settings_of(ensemble, atoms.get_masses(), free), np.inf)
         if restart:
             saved = load_state(state_file)
@@ -216,7 +218,7 @@ def _give_back(atoms: Atoms, state: State, e0s: np.ndarray) -> None:
 
 
 def _conditions(
-    atoms: Atoms, ensemble: Ensemble, model: Model, dtype: str, skin: float, seed: int, species: Species, free: np.ndarray
+    atoms: Atoms, ensemble: Ensemble, model: Model, policy: Precision, skin: float, seed: int, species: Species, free: np.ndarray
 ) -> dict[str, Any]:
     """What must be the same when a run goes on; JSON."""
     digest = hashlib.sha256(model.config.model_dump_json().encode())
@@ -225,21 +227,20 @@ def _conditions(
     system = {"numbers": atoms.numbers.tolist(), "masses": atoms.get_masses().tolist(), "pbc": atoms.pbc.tolist()}
     inputs = {name: value.tolist() for name, value in ((species.of_atoms or {}) | (species.of_structure or {})).items()}
     system |= {"held": np.argwhere(~free).tolist(), "inputs": inputs}
-    return {**ensemble._asdict(), **system, "model": digest.hexdigest(), "dtype": dtype, "skin": skin, "seed": seed}
+    of_model = {"model": digest.hexdigest(), "dtype": policy.compute or policy.parameters}
+    return {**ensemble._asdict(), **system, **of_model, "skin": skin, "seed": seed}
 
 
 @functools.lru_cache(maxsize=16)
-def _site_energy(config: ModelConfig) -> SiteEnergy:
+def _site_energy(config: ModelConfig, products: str) -> SiteEnergy:
     """One function for equal configurations: a compiled program is found again by it."""
-    return build(config).apply
+    return build(config, matmul_precision=products).apply
 
 
-def _check(plan: _Plan, dtype: str, skin: float) -> None:
+def _check(plan: _Plan, skin: float) -> None:
     if plan.steps < 0 or min(plan.every, plan.save_every, plan.chunk) < 1:
         numbers = f"{plan.steps}, {plan.every}, {plan.save_every}, {plan.chunk}"
         raise ConfigError(f"steps must be 0 or more; every, save_every and chunk 1 or more: {numbers}.")
-    if dtype not in ("float32", "float64"):
-        raise ConfigError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
     if not skin >= 0:
         raise ConfigError(f"skin must be 0 or more (Angstrom), not {skin}.")
     if plan.restart and plan.state_file is None:

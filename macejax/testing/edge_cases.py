@@ -93,7 +93,7 @@ def nothing(subject: Subject) -> list[Check]:
     finite, dtypes = [], []
     for name, structures in batches.items():
         graphs = graphs_of(subject, structures)
-        prediction = subject.compiled.predict(subject.params, batch(graphs, shape, dtype=subject.dtype))
+        prediction, *_ = subject.compiled.predict(subject.params, batch(graphs, shape, dtype=subject.dtype))
         leaves = [*prediction[:4], *jax.tree.leaves(gradient(subject, graphs, capacity))]
         finite.append((count_not_finite(leaves), name))
         dtypes.append((sum(leaf.dtype != subject.dtype for leaf in leaves), name))

@@ -9,7 +9,7 @@ import numpy as np
 
 from macejax.data.structure import Structure
 from macejax.testing.evaluate import evaluate
-from macejax.testing.limits import FORCE_FLOOR, ROUNDINGS, STRAIN_FLOOR, UNIT, Limit
+from macejax.testing.limits import CANCELLATION, CANCELLATION_RMS, FORCE_FLOOR, STRAIN_FLOOR, UNIT, Limit
 from macejax.testing.report import Check, worst_of
 from macejax.testing.subject import Result, Subject
 
@@ -32,11 +32,6 @@ def largest(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0.0))
 
 
-def virial_per_atom(result: Result) -> float:
-    """Largest component of dE/d(strain) per atom (eV): the measure of the terms that cancel in the forces of a compressed crystal."""
-    return largest(result.strain_derivative) / len(result.forces)
-
-
 def energy_per_atom(result: Result, expected: Result) -> float:
     """Error of the energy, eV/atom."""
     return abs(result.energy - expected.energy) / len(expected.node_energy)
@@ -53,40 +48,33 @@ def force_absolute(result: Result, expected: Result) -> float:
 
 
 def force_over_rms(result: Result, expected: Result) -> float:
-    """Largest error of a force component in units of the rms force, beyond what rounding of the edge vectors explains."""
-    error = _unexplained(force_absolute(result, expected), expected.force_rounding)
-    return error / max(rms(expected.forces), force_floor(expected))
+    """Largest error of a force component in units of the rms force."""
+    return force_absolute(result, expected) / max(rms(expected.forces), force_floor(expected))
 
 
 def force_floor(result: Result) -> float:
-    """The rms force (eV/Angstrom) that a structure is given at least: a hundredth of 1, or of its virial per atom over 1 Angstrom."""
-    return FORCE_FLOOR * max(UNIT, virial_per_atom(result))
+    """The rms force (eV/Angstrom) that a structure is given at least."""
+    return max(FORCE_FLOOR, CANCELLATION_RMS * result.force_terms)
 
 
 def force_relative(result: Result, expected: Result) -> float:
-    """Largest error of a force component relative to the rms force, or to the virial per atom over 1 Angstrom."""
-    return force_absolute(result, expected) / max(rms(expected.forces), virial_per_atom(expected), UNIT)
+    """Largest error of a force component relative to the rms force, or to the terms that cancel in it."""
+    return force_absolute(result, expected) / max(rms(expected.forces), CANCELLATION * expected.force_terms, UNIT)
 
 
 def strain_relative(result: Result, expected: Result) -> float:
-    """Largest error of dE/d(strain), beyond what rounding of the edge vectors explains, relative to its largest component, or absolute
-    where that is small.
-    """
-    return _strain_error(result, expected) / max(largest(expected.strain_derivative), UNIT)
+    """Largest error of dE/d(strain) relative to its largest component, or to the terms that cancel in it; absolute where they are small."""
+    return _strain_error(result, expected) / max(largest(expected.strain_derivative), CANCELLATION * expected.strain_terms, UNIT)
 
 
 def strain_over_largest(result: Result, expected: Result) -> float:
     """Largest error of dE/d(strain) in units of its largest component."""
-    return _strain_error(result, expected) / max(largest(expected.strain_derivative), STRAIN_FLOOR)
+    floor = max(STRAIN_FLOOR, CANCELLATION_RMS * expected.strain_terms)
+    return _strain_error(result, expected) / max(largest(expected.strain_derivative), floor)
 
 
 def _strain_error(result: Result, expected: Result) -> float:
-    return _unexplained(largest(result.strain_derivative - expected.strain_derivative), expected.strain_rounding)
-
-
-def _unexplained(error: float, rounding: float) -> float:
-    """An error less ROUNDINGS times what rounding of the edge vectors makes: float32 arithmetic cannot know them better. NaN stays NaN."""
-    return error if np.isnan(error) else max(error - ROUNDINGS * rounding, 0.0)
+    return largest(result.strain_derivative - expected.strain_derivative)
 
 
 RELATIVE = {"energy": energy_relative, "forces": force_relative, "dE/d(strain)": strain_relative}

@@ -61,16 +61,7 @@ def evaluate_graphs(subject: Subject, graphs: Sequence[Graph], dtype: Any = None
 def evaluate_batch(subject: Subject, graph: jraph.GraphsTuple, dtype: Any = None) -> list[Result]:
     """Results of the real structures of a batch."""
     params = params_of(subject, dtype)
-    results = unbatch(subject.compiled.predict(params, graph), graph)
-    if np.dtype(dtype or subject.dtype) == subject.dtype:
-        return results
-    return [
-        result._replace(
-            force_rounding=float(np.max(np.abs(rounded.forces - result.forces), initial=0.0)),
-            strain_rounding=float(np.max(np.abs(rounded.strain_derivative - result.strain_derivative))),
-        )
-        for result, rounded in zip(results, unbatch(subject.compiled.rounded(params, graph), graph), strict=True)
-    ]
+    return unbatch(*subject.compiled.predict(params, graph), graph)
 
 
 def params_of(subject: Subject, dtype: Any = None) -> Scaled:
@@ -78,12 +69,21 @@ def params_of(subject: Subject, dtype: Any = None) -> Scaled:
     return subject.params if np.dtype(dtype or subject.dtype) == subject.dtype else subject.reference_params
 
 
-def unbatch(prediction: Prediction, graph: jraph.GraphsTuple) -> list[Result]:
+def unbatch(prediction: Prediction, force_terms: Any, strain_terms: Any, graph: jraph.GraphsTuple) -> list[Result]:
     """A batch's prediction, structure by structure."""
     energy, node_energy, forces, strain, stress = (np.asarray(x, dtype=np.float64) for x in prediction[:5])
+    force_terms, strain_terms = np.asarray(force_terms, np.float64), np.asarray(strain_terms, np.float64)
     ends = np.cumsum(graph.n_node)
     return [
-        Result(float(energy[g]), node_energy[end - n : end], forces[end - n : end], strain[g], stress[g])
+        Result(
+            energy=float(energy[g]),
+            node_energy=node_energy[end - n : end],
+            forces=forces[end - n : end],
+            strain_derivative=strain[g],
+            stress=stress[g],
+            force_terms=float(np.max(force_terms[end - n : end], initial=0.0)),
+            strain_terms=float(strain_terms[g]),
+        )
         for g, (n, end) in enumerate(zip(graph.n_node, ends, strict=True))
         if graph.globals["mask"][g]
     ]

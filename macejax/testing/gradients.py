@@ -80,5 +80,6 @@ def _loss_difference(subject: Subject, graph: jraph.GraphsTuple, leaf: int, entr
     for k in STENCIL:
         changed = list(leaves)
         changed[leaf] = leaves[leaf].at[entry].add(k * limits.PARAMETER_STEP)
-        values.append(float(force_loss(subject.compiled.predict(jax.tree.unflatten(tree, changed), graph), graph)))
+        prediction, *_ = subject.compiled.predict(jax.tree.unflatten(tree, changed), graph)
+        values.append(float(force_loss(prediction, graph)))
     return float(np.dot(values, WEIGHTS)) / limits.PARAMETER_STEP

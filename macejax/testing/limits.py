@@ -16,12 +16,13 @@ class Limit(NamedTuple):
     float32: float | None
 
 
-FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest rms force; more where large pair forces cancel (errors.force_floor)
-# In float32, errors count beyond so many times what rounding of the edge vectors alone makes in exact arithmetic: once for that, as much
-# again for all other rounding. It matters in perfect crystals, whose forces and stress are what pairs leave that cancel to 1/300: there
-# two of 33 models in the tests err by 1.1 times what is allowed where it counts once.
-ROUNDINGS = 2.0
+FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest rms force
 STRAIN_FLOOR = 1e-1  # eV, the same for dE/d(strain)
+# Forces and dE/d(strain) are sums over pairs, which cancel in perfect crystals to a three-hundredth. Errors are relative to the sum, or
+# where that is larger to a share of the sum of magnitudes: the first where 1e-5 is promised, the second where 1e-4 is, two roundings of
+# float32 either way.
+CANCELLATION = 1e-2
+CANCELLATION_RMS = 1e-3
 GRADIENT_FLOOR = 1e-3  # of the largest parameter gradient: smaller ones are compared in units of it
 UNIT = 1.0  # eV or eV/Angstrom: relative errors are relative to this where the value is smaller
 

@@ -49,7 +49,7 @@ def leakage(subject: Subject) -> list[Check]:
     graph = batch(graphs, exact_capacity(subject, graphs, GROWTH[1]), dtype=subject.dtype)
     jacobian = np.asarray(subject.compiled.foreign(subject.params, graph))  # [G, N, 3]
     foreign = (graph.nodes["graph"] != np.arange(len(graph.n_node))[:, None]) | ~graph.nodes["mask"]
-    prediction = subject.compiled.predict(subject.params, graph)
+    prediction, *_ = subject.compiled.predict(subject.params, graph)
     padding = ~graph.nodes["mask"]
     idle = ~graph.globals["mask"]
     limit = subject.limit(limits.LEAKAGE)
@@ -102,8 +102,8 @@ def fragments(subject: Subject) -> list[Check]:
             forces=np.concatenate([a.forces, b.forces]),
             strain_derivative=a.strain_derivative + b.strain_derivative,
             stress=a.stress,
-            force_rounding=max(a.force_rounding, b.force_rounding),
-            strain_rounding=a.strain_rounding + b.strain_rounding,
+            force_terms=max(a.force_terms, b.force_terms),
+            strain_terms=a.strain_terms + b.strain_terms,
         )
         cases.append(Case(f"{first} + {second}", both, total))
     return agree(subject, 12, "of separated fragments", limits.FRAGMENTS, cases)
@@ -132,8 +132,8 @@ def _copies(result: Result, count: int) -> Result:
         forces=np.tile(result.forces, (count, 1)),
         strain_derivative=count * result.strain_derivative,
         stress=result.stress,
-        force_rounding=result.force_rounding,
-        strain_rounding=count * result.strain_rounding,
+        force_terms=result.force_terms,
+        strain_terms=count * result.strain_terms,
     )
 
 

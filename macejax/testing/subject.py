@@ -15,8 +15,9 @@ from macejax.data.batch import Capacity
 from macejax.data.graph import build_graph
 from macejax.data.structure import Structure
 from macejax.model.geometry import edge_vectors, sum_per_graph
+from macejax.ops.gather import reverse_edges
 from macejax.potential.hessian import hessian
-from macejax.potential.predict import Prediction, SiteEnergy, energies_of, predict
+from macejax.potential.predict import Prediction, SiteEnergy, assemble, edge_gradient, energies_of, predict
 from macejax.testing.limits import COINCIDENT, Limit
 
 
@@ -35,17 +36,15 @@ class Result(NamedTuple):
     forces: np.ndarray  # [n, 3] eV/Angstrom
     strain_derivative: np.ndarray  # [3, 3] eV
     stress: np.ndarray  # [3, 3] eV/Angstrom^3
-    # Of references for float32: how much the largest component of forces and of dE/d(strain) changes, in exact arithmetic, where edge
-    # vectors are rounded to float32.
-    force_rounding: float = 0.0
-    strain_rounding: float = 0.0
+    # Forces and dE/d(strain) are sums over pairs; these are the sums of the magnitudes, however well the terms cancel.
+    force_terms: float  # eV/Angstrom, of the atom that has most
+    strain_terms: float  # eV
 
 
 class Compiled(NamedTuple):
     """Jitted functions of (scaled parameters, batch). One compilation for each capacity and dtype that they meet."""
 
-    predict: Callable[..., Prediction]
-    rounded: Callable[..., Prediction]  # of edge vectors rounded to float32
+    predict: Callable[..., tuple[Prediction, jax.Array, jax.Array]]  # and the sums of magnitudes in forces [N] and strain derivatives [G]
     hessian: Callable[..., jax.Array]  # [N, 3, N, 3] eV/Angstrom^2
     along: Callable[..., tuple[jax.Array, jax.Array]]  # first and second derivative of the forces along a third argument, all [N, 3]
     loss_gradient: Callable[..., Any]  # of the force loss, with respect to the parameters
@@ -170,12 +169,13 @@ def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Arra
     def predicted(params: Scaled, graph: jraph.GraphsTuple) -> Prediction:
         return predict(scaled, params, graph)
 
-    def rounded(params: Scaled, graph: jraph.GraphsTuple) -> Prediction:
-        def energy_of_rounded(params: Scaled, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
-            rounding = jax.lax.stop_gradient(vectors.astype(jnp.float32).astype(vectors.dtype) - vectors)
-            return scaled(params, vectors + rounding, graph)
-
-        return predict(energy_of_rounded, params, graph)
+    def with_terms(params: Scaled, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array, jax.Array]:
+        energies, gradient = edge_gradient(scaled, params, graph)
+        magnitudes = jnp.sqrt(jnp.sum(gradient**2, axis=-1, keepdims=True))
+        force_terms = jnp.sum(magnitudes + reverse_edges(magnitudes, graph.edges["reverse"]), axis=(1, 2))
+        lengths = jnp.sqrt(jnp.sum(edge_vectors(graph) ** 2, axis=-1, keepdims=True))
+        strain_terms = sum_per_graph(jnp.sum(lengths * magnitudes, axis=(1, 2)), graph)
+        return assemble(energies, gradient, graph), force_terms, strain_terms
 
     def energies(params: Scaled, graph: jraph.GraphsTuple, positions: jax.Array) -> jax.Array:
         graph = graph._replace(nodes={**graph.nodes, "positions": positions})
@@ -191,8 +191,7 @@ def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Arra
         return jax.jvp(curvature, (graph.nodes["positions"],), (direction,))
 
     return Compiled(
-        predict=jit(predicted),
-        rounded=jit(rounded),
+        predict=jit(with_terms),
         hessian=jit(lambda params, graph: hessian(scaled, params, graph)),
         along=jit(along),
         loss_gradient=jit(jax.grad(lambda params, graph: force_loss(predicted(params, graph), graph))),

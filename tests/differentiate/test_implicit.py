@@ -102,6 +102,7 @@ def hop():
     return lambda params: barrier(site_energy, params, *graphs, free=jnp.array([False, True, False])), model.params
 
 
+@pytest.mark.thorough
 def test_barrier_of_a_hop():
     height, params = hop()
     value, residual = assert_gradient(height, params, has_aux=True)

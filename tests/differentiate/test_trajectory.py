@@ -17,6 +17,7 @@ from macejax.differentiate.graph import atomic_masses, window
 from macejax.differentiate.trajectory import check, kinetic_energy, langevin, maxwell_boltzmann, nve, simulate, start
 from macejax.simulate import Calculator
 from tests.differentiate.small import along, assert_gradient, copper, copper_structure, mace, toy
+from tests.marks import rest_is_thorough
 
 SKIN = 1.0  # Angstrom
 SAME = 1e-12
@@ -60,7 +61,7 @@ def test_langevin_reaches_its_temperature():
     assert float(temperature) == pytest.approx(50.0, rel=0.1)
 
 
-@pytest.mark.parametrize("potential", [toy, mace], ids=["morse", "mace"])
+@pytest.mark.parametrize("potential", rest_is_thorough([toy, mace], [toy]))
 def test_gradient_by_parameters_through_nve(potential):
     site_energy, model = potential()
     graph, masses, velocities = prepared(model)
@@ -73,6 +74,7 @@ def test_gradient_by_parameters_through_nve(potential):
     assert_gradient(loss, jax.tree.map(jnp.asarray, model.params), h=1e-4 if potential is toy else 1e-3)
 
 
+@pytest.mark.thorough
 def test_gradient_through_langevin_by_parameters_temperature_and_start():
     site_energy, model = toy()
     graph, masses, velocities = prepared(model)

@@ -18,6 +18,7 @@ from macejax.config import ConfigError, ModelConfig, Precision, PrecisionName
 from macejax.data.batch import capacity_for
 from macejax.data.read import from_atoms
 from macejax.data.write import write
+from macejax.simulate import relax_many, run_many, run_on_device
 from macejax.train.evaluate import evaluate
 from macejax.train.loop import train
 from tests.reliability.tiny import configuration
@@ -26,6 +27,13 @@ from tests.structures import atoms, structure
 CONFIG = ModelConfig(elements=(1, 6, 8, 14), e0s=(0.0,) * 4, cutoff=3.0, hidden_irreps="4x0e", l_max=1, correlation=1, radial_mlp=(8,))
 NAMES = ("silicon8", "ethanol", "water")
 PROMISE = 1e-4  # forces in float32, of the rms force
+
+
+ENGINES = {
+    "run_on_device": lambda model, start, **options: run_on_device(model, start, 1, **options),
+    "run_many": lambda model, start, **options: run_many(model, [start], 1, **options),
+    "relax_many": lambda model, start, **options: relax_many(model, [start], steps=1, **options),
+}
 
 
 class Told(Exception):
@@ -83,6 +91,9 @@ def test_a_policy_that_a_cpu_would_not_follow_is_refused_everywhere(model, tmp_p
     for name in ("tf32", "tf32x3", "bf16"):
         with pytest.raises(ConfigError, match=sentence.format(name)):
             macejax.Calculator(model, dtype=name)
+        for run in ENGINES.values():
+            with pytest.raises(ConfigError, match=sentence.format(name)):
+                run(model, atoms("water"), dtype=name)
         with pytest.raises(ConfigError, match=sentence.format(name)):
             macejax.precision_error(model, [structure("water")], name)
         with pytest.raises(ConfigError, match=sentence.format(name)):
@@ -92,10 +103,10 @@ def test_a_policy_that_a_cpu_would_not_follow_is_refused_everywhere(model, tmp_p
     save_model(tmp_path / "m.mace", model)
     atoms("water").write(tmp_path / "w.xyz")
     md = ["md", str(tmp_path / "m.mace"), str(tmp_path / "w.xyz"), "-o", str(tmp_path / "o.xyz"), "--dtype", "tf32"]
-    for engine, told in (("ase", "matrix products in tf32 are for gpu"), ("jax", "--dtype tf32 is for --engine ase only")):
+    for engine in ("ase", "jax"):
         with pytest.raises(SystemExit) as stopped:
             main([*md, "--engine", engine])
-        assert stopped.value.code == 2 and told in capsys.readouterr().err
+        assert stopped.value.code == 2 and "matrix products in tf32 are for gpu" in capsys.readouterr().err
 
 
 def test_the_policy_reaches_calculator_evaluation_and_training(model, monkeypatch, tmp_path):
@@ -114,7 +125,8 @@ def test_the_policy_reaches_calculator_evaluation_and_training(model, monkeypatc
             raise Told(matmul_precision)
         return build(*arguments)
 
-    monkeypatch.setattr("macejax.train.evaluate.build", told)
+    for place in ("train.evaluate", "simulate.driver", "simulate.many.systems"):
+        monkeypatch.setattr(f"macejax.{place}.build", told)
     monkeypatch.setattr("macejax.train.setup.build", told)
     with pytest.raises(Told, match="BF16_BF16_F32"):
         evaluate(model, [structure("water")], dtype="bf16")
@@ -122,6 +134,13 @@ def test_the_policy_reaches_calculator_evaluation_and_training(model, monkeypatc
         train(configuration(tmp_path, run__dtype="bf16"), quiet=True)
     with pytest.raises(ConfigError, match="site_energy of your own"):
         macejax.Calculator(model, dtype="bf16", site_energy=lambda *_: None)
+    for run in ENGINES.values():
+        with pytest.raises(Told, match="BF16_BF16_F32"):
+            run(model, atoms("water"), dtype="bf16")
+        with pytest.raises(ConfigError, match="site_energy of your own"):
+            run(model, atoms("water"), dtype="bf16", site_energy=lambda *_: None)
+        with pytest.raises(ConfigError, match="leave geometry at float64"):
+            run(model, atoms("water"), dtype=Precision(parameters="float32", geometry="float32"))
 
 
 @pytest.mark.thorough

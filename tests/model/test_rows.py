@@ -49,6 +49,7 @@ def with_and_without():
     return [jax.tree.map(jnp.asarray, batch(graphs, capacity, np.float64)) for capacity in (plain, plain._replace(classes=above))]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("first", "other", "apply_cutoff"), [BLOCKS, pytest.param(*ATTENTION, marks=pytest.mark.slow)])
 def test_classes_change_no_number_and_no_derivative(first: str, other: str, apply_cutoff: bool) -> None:
     config = config_of(first, other, apply_cutoff)

@@ -100,6 +100,7 @@ def test_other_blocks_and_cutoffs(block, options):
     assert macejax.precision_error(table, [structure("ethanol")], "float64", exact=plain).forces_max < TOLERANCE
 
 
+@pytest.mark.thorough
 def test_the_contract_holds():
     """Derivatives, the cutoff, NaN."""
     table = macejax.tabulate(model_of(**WITHOUT_PASSING))
@@ -107,6 +108,7 @@ def test_the_contract_holds():
     check(macejax.build(table.config).apply, table.params, table.config, structures=found, rows=(1, 3, 7, 9, 10, 19), raise_on_failure=True)
 
 
+@pytest.mark.thorough
 def test_third_derivatives_are_finite_and_those_of_the_network():
     """Along one direction; fourth roots of the error that energies have."""
     plain = model_of(**WITHOUT_PASSING)

@@ -102,6 +102,7 @@ def test_a_file_that_mace_torch_loads(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, macejax.load(tmp_path / "m.model").params, model.params)
 
 
+@pytest.mark.thorough
 @pytest.mark.multiprocess
 def test_the_command_in_a_process_of_its_own(tmp_path):
     """Here mace has been imported before; a user's process has not, and e3nn alone cannot be imported with torch 2.6 or newer."""
@@ -111,6 +112,7 @@ def test_the_command_in_a_process_of_its_own(tmp_path):
     assert child.returncode == 0 and (tmp_path / "m.model").exists(), child.stderr
 
 
+@pytest.mark.thorough
 def test_another_mace_torch_is_named(monkeypatch, tmp_path):
     model = from_torch(reference.random_module())
     monkeypatch.setattr("macejax.checkpoint.torch_export.all_weights", lambda *_: {"node_embedding.linear.weight": np.zeros(7)})

@@ -117,6 +117,7 @@ def test_third_derivatives_are_finite_on_padding_and_equal_differences(params, g
     assert np.isfinite(third).all() and np.abs(third).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_vmap_over_positions_equals_a_loop(params, graph):
     stack = jnp.stack([graph.nodes["positions"] * scale for scale in (1.0, 1.01)])
 

@@ -54,6 +54,7 @@ def wait_for_step(folder: Path, process: subprocess.Popen) -> None:
     raise AssertionError(f"no step was logged: {process.communicate()}")
 
 
+@pytest.mark.thorough
 def test_sigterm_saves_and_exits_0_and_another_process_goes_on_to_the_same_bits(tmp_path):
     options = {"run__epochs": 40, "run__log_every": 1, "stage_two__enabled": False, "run__validate_every": 20, "run__save_every": 1000}
     config = configuration(tmp_path, **options)

@@ -51,6 +51,7 @@ def test_relax(folder, capsys):
     assert json.loads((folder / "relax.jsonl").read_text().splitlines()[0])["step"] == 0
 
 
+@pytest.mark.thorough
 def test_relax_many_files_with_held_atoms_and_a_report(folder, capsys):
     held = molecule("H2O")
     held.set_constraint(FixAtoms([1]))

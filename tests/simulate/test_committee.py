@@ -62,6 +62,7 @@ def test_members_alike_share_one_program(committee):
     assert sum(member.num_compilations for member in committee.members) == max(before, 1) == 1
 
 
+@pytest.mark.thorough
 def test_stress_and_relaxation_work_as_with_one(models):
     crystal = bulk("C", cubic=True)
     crystal.rattle(0.02, seed=0)
@@ -81,6 +82,7 @@ def test_files_by_pattern(models, tmp_path):
         macejax.Committee(models[:1])
 
 
+@pytest.mark.thorough
 def test_hessian_is_the_derivative_of_the_forces(models):
     atoms = molecule("H2O")
     calculator = macejax.Calculator(models[0])

@@ -19,6 +19,7 @@ from tests.parity.compare import DERIVATIVES, ENERGY, assert_close
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "moments_AtomicDielectricMACE.mace"
 
 
+@pytest.mark.thorough
 def test_dielectric_calculator() -> None:
     frozen = np.load(MODEL.with_suffix(".npz"))
     known = {name.split("/")[1]: frozen[name] for name in frozen.files if name.startswith("slab/")}

@@ -353,6 +353,7 @@ def test_ensembles_are_checked(ensemble, message):
         run(molecule("H2O"), 1, ensemble)
 
 
+@pytest.mark.thorough
 def test_heads(tmp_path):
     """One of several, with its own E0s; a model whose head is not named is refused."""
     config = ModelConfig(

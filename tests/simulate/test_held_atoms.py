@@ -15,6 +15,7 @@ from macejax.data.structure import DataError
 from macejax.model.mace import Model, init_model
 from macejax.simulate import Calculator, Ensemble, run_many, run_md, run_on_device
 from macejax.simulate.restart import load_state
+from tests.marks import rest_is_thorough
 from tests.simulate.toy import LATTICE, morse, toy_model
 
 SAME = 1e-10  # eV, eV/Angstrom, Angstrom
@@ -47,7 +48,7 @@ def test_nve_of_held_atoms_is_that_of_ase():
     assert ours.positions[5, 0] == still[5, 0] and np.abs(ours.positions - still).max() > 0.05
 
 
-@pytest.mark.parametrize("thermostat", THERMOSTATS)
+@pytest.mark.parametrize("thermostat", rest_is_thorough(THERMOSTATS, ["langevin"]))
 def test_thermostats_heat_what_is_free(thermostat):
     """17 degrees of freedom of 24, none of which the motion of the whole takes away."""
     atoms, kelvin = copper(), []
@@ -85,6 +86,7 @@ def embedding_model():
     return init_model(config, jax.random.key(0), np.float64)
 
 
+@pytest.mark.thorough
 def test_inputs_of_a_model_are_those_of_the_calculator(tmp_path):
     """Charge and spin by the names of mace-torch, a temperature of electrons, and a number of each atom; 4 steps."""
     model, ends = embedding_model(), []
@@ -113,6 +115,7 @@ def test_inputs_of_a_model_are_those_of_the_calculator(tmp_path):
         run_on_device(model, ends[0], 1)
 
 
+@pytest.mark.thorough
 def test_energies_of_a_model_of_dipoles():
     """Its energies and forces, one at a time and many at once."""
     config = ModelConfig(

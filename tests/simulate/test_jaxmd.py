@@ -88,6 +88,7 @@ def test_derivatives_by_the_box_are_the_stress(name):
     np.testing.assert_allclose((by_strain + by_strain.T) / 2, expected, atol=SAME)
 
 
+@pytest.mark.thorough
 def test_a_model_of_two_layers():
     """A small MACE: the calculator, jax-md and dynamics on the device say the same, and take the same four steps."""
     config = ModelConfig(
@@ -261,6 +262,7 @@ def test_npt_nose_hoover():
     assert spread[0] / spread[1] == pytest.approx(4, abs=0.5)
 
 
+@pytest.mark.thorough
 def test_fire():
     """Atoms find their sites; with the box free too, the lattice its constant."""
     atoms = copper(1)

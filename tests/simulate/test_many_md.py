@@ -192,6 +192,7 @@ def test_every_system_may_have_its_own_parameters():
         run_many([models[0], other, *chosen[:2]], systems, 1, site_energy=morse)
 
 
+@pytest.mark.thorough
 def test_a_committee_of_mace(mace):
     """Through vmap over the parameters, in float32: only the model is, positions and velocities stay float64."""
     second = init_model(mace.config, jax.random.key(1), np.float64)
@@ -260,6 +261,7 @@ def test_an_ideal_gas_has_its_volume():
     assert abs(spreads.mean() - (number + 1)) < ERRORS * spreads.std() / np.sqrt(len(means))
 
 
+@pytest.mark.thorough
 def test_a_pressure_is_reached():
     """Cold, so that the volume is where dE/dV = -P, to the expansion that is left."""
     pressure = 30.0

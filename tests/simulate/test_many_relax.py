@@ -77,6 +77,7 @@ def test_steps_are_those_of_ase(optimizer, theirs, options):
     np.testing.assert_allclose(found.results[0].atoms.get_stress()[:3] / units.GPa, -5, atol=0.1)
 
 
+@pytest.mark.thorough
 def test_minima_are_those_of_bfgs_and_batches_do_not_matter():
     """Five systems, room for two at a time."""
     systems = [copper(seed=k) for k in range(3)] + [copper((2, 1, 1), seed=3), slab()]

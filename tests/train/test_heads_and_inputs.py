@@ -45,6 +45,7 @@ def test_two_heads_learn_two_potentials(tmp_path, capsys):
     assert "xtb: scale" in capsys.readouterr().out and macejax.load(out).config.heads == ("dft",)
 
 
+@pytest.mark.thorough
 def test_a_charge_is_an_input_that_is_learnt(tmp_path):
     """Energies that differ by the charge alone: without it as input no model could tell the structures apart."""
     charged = [s._replace(total_charge=float(n % 2), energy=s.energy + 3.0 * (n % 2)) for n, s in enumerate(waters(22))]

@@ -47,6 +47,7 @@ def test_best_is_the_lowest_finite_validation_and_patience_stops(tmp_path, told_
     assert [path.name for path in (tmp_path / "tiny" / "checkpoints" / "best").iterdir()] == ["000000010"]
 
 
+@pytest.mark.thorough
 def test_patience_of_the_first_stage_begins_the_second_which_has_a_best_of_its_own(tmp_path, told_losses):
     told_losses(0.5, 1.0, 2.0, 2.0, 50.0, 60.0, 60.0)
     outcome = train(configuration(tmp_path, run__epochs=20, run__patience=2, stage_two__start=15), quiet=True)

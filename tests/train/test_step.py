@@ -63,6 +63,7 @@ def test_structures_that_are_not_finite_are_named():
     assert suspects(made._replace(nodes=made.nodes | {"positions": lost})).tolist() == [0, -1, -1, -1]
 
 
+@pytest.mark.thorough
 def test_equals_reverse_over_reverse_for_mace():
     config = ModelConfig(
         elements=ELEMENTS,

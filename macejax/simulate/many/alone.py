@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from ase import Atoms
 
+from macejax.config import Precision
 from macejax.model.mace import Model
 from macejax.simulate.calculator import Calculator
 from macejax.simulate.many.drive import Summary
@@ -27,7 +27,7 @@ def relax_one_by_one(
     observe: Callable[[int, Atoms, Relaxation], None] | None = None,
     on_result: Callable[[int, Relaxed], None] | None = None,
     names: Sequence[str] | None = None,
-    dtype: Literal["float32", "float64"] = "float64",
+    dtype: str | Precision = "float64",
     head: str | None = None,
 ) -> Relaxations:
     """By ASE's BFGS. Any of ASE's constraints is kept. Arguments and errors as for `relax_many` and `macejax.simulate.relax`."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from ase import Atoms, units
 
-from macejax.config import ConfigError, ModelConfig
+from macejax.config import ConfigError, ModelConfig, Precision
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
@@ -31,6 +31,7 @@ from macejax.simulate.many.systems import (
     site_energy_of,
 )
 from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize, thermo
+from macejax.simulate.policy import device_policy
 
 PROGRAMS = 8  # that are kept
 CHUNK = 64  # steps from one look of the host to the next, at most
@@ -74,7 +75,7 @@ def run_many(
     keep_frames: bool = True,
     names: Sequence[str] | None = None,
     max_temperature: float | None = None,
-    dtype: Literal["float32", "float64"] = "float64",
+    dtype: str | Precision = "float64",
     skin: float = 0.5,
     batch_atoms: int = 2048,
     site_energy: SiteEnergy | None = None,
@@ -103,7 +104,8 @@ def run_many(
       keep_frames: whether `frames` holds them too.
       names: what sentences call the systems; by default their place and formula.
       max_temperature: K; hotter systems are stopped. By default ten times the target, or the start.
-      dtype: of the model; positions, momenta and sums over atoms are float64 in any case.
+      dtype: of the model: float64, float32, on a GPU tf32x3, tf32 or bf16, or a `macejax.Precision`;
+        positions, momenta and sums over atoms are float64 in any case.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
       site_energy: takes the place of the model's own function.
@@ -128,7 +130,8 @@ def run_many(
     }
     of_npt = {"pressure": pressure, "barostat_time": barostat_time, "compressibility": compressibility, "free_shape": free_shape or None}
     _check_ensemble(ensemble, of_npt, relaxation_time)
-    check_run(len(systems), steps, every, skin, batch_atoms, dtype)
+    check_run(len(systems), steps, every, skin, batch_atoms)
+    policy = device_policy(dtype, site_energy)
     models, lanes = lanes_of(model, len(systems), head)
     config = models[0].config
     images = [atoms.copy() for atoms in systems]
@@ -137,9 +140,9 @@ def run_many(
     jobs = [_job(config, plan, *each) for each in zip(range(len(images)), names_of(images, names), images, lanes, settings, strict=True)]
     runs, on_frame, on_end = _collector(config, images, jobs, settings, observe, keep_frames)
     with jax.enable_x64(True):
-        program = _program(config, site_energy, ensemble, free_shape, dtype, len(models))
+        program = _program(config, site_energy, ensemble, free_shape, policy, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
-        summary = drive(jobs, engine_for(program, models, dtype, chunk, batch_atoms), on_frame, on_end)
+        summary = drive(jobs, engine_for(program, models, policy.parameters, chunk, batch_atoms), on_frame, on_end)
     return Runs(runs, summary)
 
 
@@ -183,9 +186,10 @@ def _collector(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _program(config: ModelConfig, own: SiteEnergy | None, ensemble: Ensemble, free_shape: bool, dtype: str, lanes: int) -> Program:
+def _program(config: ModelConfig, own: SiteEnergy | None, ensemble: Ensemble, free_shape: bool, policy: Precision, lanes: int) -> Program:
     """Kept from call to call: the next run of the like compiles nothing."""
-    advance = make_advance(site_energy_of(config, own), rule(ensemble, free_shape), config.cutoff, np.dtype(dtype), RECORDED)
+    function = site_energy_of(config, own, policy.products)
+    advance = make_advance(function, rule(ensemble, free_shape), config.cutoff, np.dtype(policy.parameters), RECORDED)
     return make_program(advance, lanes)
 
 

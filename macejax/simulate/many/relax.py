@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from ase import Atoms, units
 
-from macejax.config import ConfigError, ModelConfig
+from macejax.config import ConfigError, ModelConfig, Precision
 from macejax.data.structure import volume
 from macejax.model.mace import Model
 from macejax.potential import SiteEnergy
@@ -29,6 +29,7 @@ from macejax.simulate.many.systems import (
     settings_of,
     site_energy_of,
 )
+from macejax.simulate.policy import device_policy
 from macejax.simulate.relax import Relaxation
 
 PROGRAMS = 8  # that are kept
@@ -68,7 +69,7 @@ def relax_many(
     observe: Callable[[int, Atoms, Relaxation], None] | None = None,
     on_result: Callable[[int, Relaxed], None] | None = None,
     names: Sequence[str] | None = None,
-    dtype: Literal["float32", "float64"] = "float64",
+    dtype: str | Precision = "float64",
     skin: float = 0.5,
     batch_atoms: int = 2048,
     site_energy: SiteEnergy | None = None,
@@ -91,7 +92,8 @@ def relax_many(
       observe: called with the place of the system, its atoms and how far it is, after each step and before the first.
       on_result: called with the place of a system and its result, as soon as it is there.
       names: what sentences call the systems; by default their place and formula.
-      dtype: of the model; positions, steps and sums over atoms are float64 in any case. float32 reaches an fmax of about 0.001.
+      dtype: of the model: float64, float32, on a GPU tf32x3, tf32 or bf16, or a `macejax.Precision`;
+        positions, steps and sums over atoms are float64 in any case. float32 reaches an fmax of about 0.001.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
       site_energy: takes the place of the model's own function.
@@ -103,7 +105,8 @@ def relax_many(
     Raises:
       ConfigError: options that are wrong, or would do nothing. DataError: a structure that cannot be used, named.
     """
-    check_run(len(systems), steps, 1, skin, batch_atoms, dtype)
+    check_run(len(systems), steps, 1, skin, batch_atoms)
+    policy = device_policy(dtype, site_energy)
     if optimizer not in ("FIRE", "LBFGS"):
         raise ConfigError(f"of many systems at once the optimizer is FIRE or LBFGS, not {optimizer!r}.")
     models, lanes = lanes_of(model, len(systems), head)
@@ -115,8 +118,8 @@ def relax_many(
     results, on_frame, on_end = _collector(config, images, jobs, observe, on_result)
     with jax.enable_x64(True):
         cells = any(each["cell"] for each in settings)
-        program = _program(config, site_energy, optimizer, cells, dtype, observe is not None, len(models))
-        summary = drive(jobs, engine_for(program, models, dtype, (CHUNK, 1), batch_atoms), on_frame, on_end)
+        program = _program(config, site_energy, optimizer, cells, policy, observe is not None, len(models))
+        summary = drive(jobs, engine_for(program, models, policy.parameters, (CHUNK, 1), batch_atoms), on_frame, on_end)
     return Relaxations(results, summary)
 
 
@@ -163,11 +166,12 @@ def _collector(
 
 @functools.lru_cache(maxsize=PROGRAMS)
 def _program(
-    config: ModelConfig, own: SiteEnergy | None, optimizer: Optimizer, cells: bool, dtype: str, whole: bool, lanes: int
+    config: ModelConfig, own: SiteEnergy | None, optimizer: Optimizer, cells: bool, policy: Precision, whole: bool, lanes: int
 ) -> Program:
     """Kept from call to call: the next relaxation of the like compiles nothing."""
     recorded = WHOLE if whole else Recorded((), NUMBERS)
-    return make_program(make_advance(site_energy_of(config, own), rule(optimizer, cells), config.cutoff, np.dtype(dtype), recorded), lanes)
+    function = site_energy_of(config, own, policy.products)
+    return make_program(make_advance(function, rule(optimizer, cells), config.cutoff, np.dtype(policy.parameters), recorded), lanes)
 
 
 def _unfinished(job: Job) -> str:

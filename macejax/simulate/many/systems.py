@@ -79,7 +79,7 @@ def _with_head(model: Model, head: str | None) -> Model:
     return model if head is None and len(model.config.heads) == 1 else select_head(model, head)
 
 
-def check_run(count: int, steps: int, every: int, skin: float, batch_atoms: int, dtype: str) -> None:
+def check_run(count: int, steps: int, every: int, skin: float, batch_atoms: int) -> None:
     """Refuse what makes no sense for any system.
 
     Raises:
@@ -91,8 +91,6 @@ def check_run(count: int, steps: int, every: int, skin: float, batch_atoms: int,
         raise ConfigError(f"steps must be 0 or more, every and batch_atoms 1 or more; they are {steps}, {every}, {batch_atoms}.")
     if not skin > 0:
         raise ConfigError(f"skin must be above 0 (Angstrom), not {skin}.")
-    if dtype not in ("float32", "float64"):
-        raise ConfigError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
 
 
 def params_of(models: Sequence[Model], dtype: Any) -> Any:
@@ -101,9 +99,9 @@ def params_of(models: Sequence[Model], dtype: Any) -> Any:
     return jax.device_put(trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees))
 
 
-def site_energy_of(config: ModelConfig, own: SiteEnergy | None) -> SiteEnergy:
-    """The model's function, or the caller's."""
-    return build(config).apply if own is None else own
+def site_energy_of(config: ModelConfig, own: SiteEnergy | None, products: str) -> SiteEnergy:
+    """The model's function with its matrix products in a precision of `build`, or the caller's."""
+    return build(config, matmul_precision=products).apply if own is None else own
 
 
 def e0_of(structure: Structure, config: ModelConfig) -> float:
