@@ -303,7 +303,7 @@ def test_a_second_run_compiles_nothing():
         counts.append(len(traced))
     assert counts[0] == counts[1] > 0
     config = MODEL.config
-    assert driver._site_energy(config) is driver._site_energy(config.model_copy(deep=True))
+    assert driver._site_energy(config, "highest") is driver._site_energy(config.model_copy(deep=True), "highest")
 
 
 def test_seeds():
