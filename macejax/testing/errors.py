@@ -9,7 +9,7 @@ import numpy as np
 
 from macejax.data.structure import Structure
 from macejax.testing.evaluate import evaluate
-from macejax.testing.limits import CANCELLATION, CANCELLATION_RMS, FORCE_FLOOR, STRAIN_FLOOR, UNIT, Limit
+from macejax.testing.limits import CANCELLATION, FORCE_FLOOR, STRAIN_FLOOR, UNIT, Limit
 from macejax.testing.report import Check, worst_of
 from macejax.testing.subject import Result, Subject
 
@@ -49,12 +49,12 @@ def force_absolute(result: Result, expected: Result) -> float:
 
 def force_over_rms(result: Result, expected: Result) -> float:
     """Largest error of a force component in units of the rms force."""
-    return force_absolute(result, expected) / max(rms(expected.forces), force_floor(expected))
+    return force_absolute(result, expected) / force_size(expected)
 
 
-def force_floor(result: Result) -> float:
-    """The rms force (eV/Angstrom) that a structure is given at least."""
-    return max(FORCE_FLOOR, CANCELLATION_RMS * result.force_terms)
+def force_size(result: Result) -> float:
+    """The rms force (eV/Angstrom) of a structure, or that after a small displacement, or the smallest there is."""
+    return max(rms(result.forces), result.rattled_rms, FORCE_FLOOR)
 
 
 def force_relative(result: Result, expected: Result) -> float:
@@ -69,7 +69,7 @@ def strain_relative(result: Result, expected: Result) -> float:
 
 def strain_over_largest(result: Result, expected: Result) -> float:
     """Largest error of dE/d(strain) in units of its largest component."""
-    floor = max(STRAIN_FLOOR, CANCELLATION_RMS * expected.strain_terms)
+    floor = max(STRAIN_FLOOR, CANCELLATION / 10 * expected.strain_terms)
     return _strain_error(result, expected) / max(largest(expected.strain_derivative), floor)
 
 

@@ -12,7 +12,9 @@ from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.graph import Graph, build_graph
 from macejax.data.structure import Structure
 from macejax.potential.predict import Prediction
+from macejax.testing.limits import RATTLE
 from macejax.testing.subject import Result, Scaled, Subject
+from macejax.testing.transform import displaced
 
 ROW_LENGTHS = (16, 64, 384, 1536, 6144)  # neighbour slots of the compiled shapes
 COMMON = 64  # slots; shorter rows are not compiled for, unless no structure needs more
@@ -29,7 +31,11 @@ def select(subject: Subject, suits: Callable[[Structure], bool]) -> dict[str, St
 def expected(subject: Subject, structures: Mapping[str, Structure]) -> dict[str, Result]:
     """Float64 results of named structures, each computed once."""
     missing = {name: structure for name, structure in structures.items() if name not in subject.expected}
-    subject.expected.update(zip(missing, evaluate(subject, missing.values(), dtype=np.float64), strict=True))
+    moves = [subject.rng(0).normal(scale=RATTLE, size=structure.positions.shape) for structure in missing.values()]
+    rattled = [displaced(structure, move) for structure, move in zip(missing.values(), moves, strict=True)]
+    found = evaluate(subject, [*missing.values(), *rattled], dtype=np.float64)
+    for name, result, moved in zip(missing, found, found[len(missing) :], strict=False):
+        subject.expected[name] = result._replace(rattled_rms=float(np.sqrt(np.mean(moved.forces**2))))
     return {name: subject.expected[name] for name in structures}
 
 

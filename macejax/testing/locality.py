@@ -103,6 +103,7 @@ def fragments(subject: Subject) -> list[Check]:
             strain_derivative=a.strain_derivative + b.strain_derivative,
             stress=a.stress,
             force_terms=max(a.force_terms, b.force_terms),
+            rattled_rms=max(a.rattled_rms, b.rattled_rms),
             strain_terms=a.strain_terms + b.strain_terms,
         )
         cases.append(Case(f"{first} + {second}", both, total))
@@ -133,6 +134,7 @@ def _copies(result: Result, count: int) -> Result:
         strain_derivative=count * result.strain_derivative,
         stress=result.stress,
         force_terms=result.force_terms,
+        rattled_rms=result.rattled_rms,
         strain_terms=count * result.strain_terms,
     )
 

@@ -39,6 +39,7 @@ class Result(NamedTuple):
     # Forces and dE/d(strain) are sums over pairs; these are the sums of the magnitudes, however well the terms cancel.
     force_terms: float  # eV/Angstrom, of the atom that has most
     strain_terms: float  # eV
+    rattled_rms: float = 0.0  # eV/Angstrom, rms force after a displacement by RATTLE; of references
 
 
 class Compiled(NamedTuple):
@@ -73,7 +74,7 @@ class Subject(NamedTuple):
     seed: int
 
     def rng(self, row: int) -> np.random.Generator:
-        """Random numbers of one row: the same whichever other rows run."""
+        """Random numbers of one row, or of none (0): the same whichever other rows run."""
         return np.random.default_rng([self.seed, row])
 
     def limit(self, limit: Limit) -> float | None:
