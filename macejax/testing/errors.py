@@ -9,7 +9,7 @@ import numpy as np
 
 from macejax.data.structure import Structure
 from macejax.testing.evaluate import evaluate
-from macejax.testing.limits import CANCELLATION, FORCE_FLOOR, STRAIN_FLOOR, UNIT, Limit
+from macejax.testing.limits import FORCE_FLOOR, STRAIN_FLOOR, UNIT, Limit
 from macejax.testing.report import Check, worst_of
 from macejax.testing.subject import Result, Subject
 
@@ -48,33 +48,43 @@ def force_absolute(result: Result, expected: Result) -> float:
 
 
 def force_over_rms(result: Result, expected: Result) -> float:
-    """Largest error of a force component in units of the rms force."""
-    return force_absolute(result, expected) / force_size(expected)
+    """Largest error of a force component in units of the rms force, beyond what rounding makes of the terms."""
+    return _force_error(result, expected) / force_size(expected)
 
 
 def force_size(result: Result) -> float:
-    """The rms force (eV/Angstrom) of a structure, or that after a small displacement, or the smallest there is."""
+    """The rms force of a structure (eV/Angstrom), or that after a small displacement, or the smallest there is."""
     return max(rms(result.forces), result.rattled_rms, FORCE_FLOOR)
 
 
 def force_relative(result: Result, expected: Result) -> float:
-    """Largest error of a force component relative to the rms force, or to the terms that cancel in it."""
-    return force_absolute(result, expected) / max(rms(expected.forces), CANCELLATION * expected.force_terms, UNIT)
+    """Largest error of a force component, beyond what rounding makes of the terms, relative to the rms force."""
+    return _force_error(result, expected) / max(rms(expected.forces), UNIT)
 
 
 def strain_relative(result: Result, expected: Result) -> float:
-    """Largest error of dE/d(strain) relative to its largest component, or to the terms that cancel in it; absolute where they are small."""
-    return _strain_error(result, expected) / max(largest(expected.strain_derivative), CANCELLATION * expected.strain_terms, UNIT)
+    """Largest error of dE/d(strain), beyond what rounding makes of the terms, relative to its largest component, or absolute where that
+    is small.
+    """
+    return _strain_error(result, expected) / max(largest(expected.strain_derivative), UNIT)
 
 
 def strain_over_largest(result: Result, expected: Result) -> float:
-    """Largest error of dE/d(strain) in units of its largest component."""
-    floor = max(STRAIN_FLOOR, CANCELLATION / 10 * expected.strain_terms)
-    return _strain_error(result, expected) / max(largest(expected.strain_derivative), floor)
+    """Largest error of dE/d(strain), beyond what rounding makes of the terms, in units of its largest component."""
+    return _strain_error(result, expected) / max(largest(expected.strain_derivative), STRAIN_FLOOR)
+
+
+def _force_error(result: Result, expected: Result) -> float:
+    return _beyond(force_absolute(result, expected), expected.force_resolution)
 
 
 def _strain_error(result: Result, expected: Result) -> float:
-    return largest(result.strain_derivative - expected.strain_derivative)
+    return _beyond(largest(result.strain_derivative - expected.strain_derivative), expected.strain_resolution)
+
+
+def _beyond(error: float, resolution: float) -> float:
+    """An error less what cannot be resolved. NaN stays NaN."""
+    return error if np.isnan(error) else max(error - resolution, 0.0)
 
 
 RELATIVE = {"energy": energy_relative, "forces": force_relative, "dE/d(strain)": strain_relative}

@@ -67,7 +67,9 @@ def evaluate_graphs(subject: Subject, graphs: Sequence[Graph], dtype: Any = None
 def evaluate_batch(subject: Subject, graph: jraph.GraphsTuple, dtype: Any = None) -> list[Result]:
     """Results of the real structures of a batch."""
     params = params_of(subject, dtype)
-    return unbatch(*subject.compiled.predict(params, graph), graph)
+    prediction, force_terms, strain_terms = subject.compiled.predict(params, graph)
+    epsilon = np.finfo(subject.dtype).eps
+    return unbatch(prediction, epsilon * np.asarray(force_terms), epsilon * np.asarray(strain_terms), graph)
 
 
 def params_of(subject: Subject, dtype: Any = None) -> Scaled:
@@ -75,10 +77,9 @@ def params_of(subject: Subject, dtype: Any = None) -> Scaled:
     return subject.params if np.dtype(dtype or subject.dtype) == subject.dtype else subject.reference_params
 
 
-def unbatch(prediction: Prediction, force_terms: Any, strain_terms: Any, graph: jraph.GraphsTuple) -> list[Result]:
+def unbatch(prediction: Prediction, force_resolution: np.ndarray, strain_resolution: np.ndarray, graph: jraph.GraphsTuple) -> list[Result]:
     """A batch's prediction, structure by structure."""
     energy, node_energy, forces, strain, stress = (np.asarray(x, dtype=np.float64) for x in prediction[:5])
-    force_terms, strain_terms = np.asarray(force_terms, np.float64), np.asarray(strain_terms, np.float64)
     ends = np.cumsum(graph.n_node)
     return [
         Result(
@@ -87,8 +88,8 @@ def unbatch(prediction: Prediction, force_terms: Any, strain_terms: Any, graph: 
             forces=forces[end - n : end],
             strain_derivative=strain[g],
             stress=stress[g],
-            force_terms=float(np.max(force_terms[end - n : end], initial=0.0)),
-            strain_terms=float(strain_terms[g]),
+            force_resolution=float(np.max(force_resolution[end - n : end], initial=0.0)),
+            strain_resolution=float(strain_resolution[g]),
         )
         for g, (n, end) in enumerate(zip(graph.n_node, ends, strict=True))
         if graph.globals["mask"][g]

@@ -19,10 +19,6 @@ class Limit(NamedTuple):
 FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest rms force
 RATTLE = 1e-2  # Angstrom; the rms force after such a displacement counts where it is larger, for in a perfect crystal there is none
 STRAIN_FLOOR = 1e-1  # eV, the same for dE/d(strain)
-# dE/d(strain) and forces are sums over pairs, which cancel in perfect crystals to a three-hundredth. Relative errors are relative to the
-# sum, or where that is larger to a share of the sum of magnitudes: this one where 1e-5 is promised, a tenth of it where 1e-4 is, two
-# roundings of float32 either way.
-CANCELLATION = 1e-2
 GRADIENT_FLOOR = 1e-3  # of the largest parameter gradient: smaller ones are compared in units of it
 UNIT = 1.0  # eV or eV/Angstrom: relative errors are relative to this where the value is smaller
 

@@ -102,9 +102,9 @@ def fragments(subject: Subject) -> list[Check]:
             forces=np.concatenate([a.forces, b.forces]),
             strain_derivative=a.strain_derivative + b.strain_derivative,
             stress=a.stress,
-            force_terms=max(a.force_terms, b.force_terms),
+            force_resolution=max(a.force_resolution, b.force_resolution),
             rattled_rms=max(a.rattled_rms, b.rattled_rms),
-            strain_terms=a.strain_terms + b.strain_terms,
+            strain_resolution=a.strain_resolution + b.strain_resolution,
         )
         cases.append(Case(f"{first} + {second}", both, total))
     return agree(subject, 12, "of separated fragments", limits.FRAGMENTS, cases)
@@ -133,9 +133,9 @@ def _copies(result: Result, count: int) -> Result:
         forces=np.tile(result.forces, (count, 1)),
         strain_derivative=count * result.strain_derivative,
         stress=result.stress,
-        force_terms=result.force_terms,
+        force_resolution=result.force_resolution,
         rattled_rms=result.rattled_rms,
-        strain_terms=count * result.strain_terms,
+        strain_resolution=count * result.strain_resolution,
     )
 
 

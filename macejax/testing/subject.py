@@ -36,9 +36,10 @@ class Result(NamedTuple):
     forces: np.ndarray  # [n, 3] eV/Angstrom
     strain_derivative: np.ndarray  # [3, 3] eV
     stress: np.ndarray  # [3, 3] eV/Angstrom^3
-    # Forces and dE/d(strain) are sums over pairs; these are the sums of the magnitudes, however well the terms cancel.
-    force_terms: float  # eV/Angstrom, of the atom that has most
-    strain_terms: float  # eV
+    # Forces and dE/d(strain) are sums over pairs, which cancel in perfect crystals to a three-hundredth. What the dtype of the check cannot
+    # resolve is its epsilon times the sum of the magnitudes.
+    force_resolution: float  # eV/Angstrom, of the atom that has most
+    strain_resolution: float  # eV
     rattled_rms: float = 0.0  # eV/Angstrom, rms force after a displacement by RATTLE; of references
 
 
