@@ -14,6 +14,8 @@ pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("mace", reason="mace-torch is not installed")
 
 import torch
+from ase import units
+from ase.md.verlet import VelocityVerlet
 
 import macejax
 from macejax.checkpoint.torch_export import TorchExportError, save_torch, to_torch
@@ -100,6 +102,25 @@ def test_a_file_that_mace_torch_loads(tmp_path):
     atoms = reference.crystal()
     assert_same_answer(ours.evaluator(model, hessian=False)(atoms), reference.evaluate(loaded, atoms, hessian=False), periodic=True)
     jax.tree.map(np.testing.assert_array_equal, macejax.load(tmp_path / "m.model").params, model.params)
+
+
+def test_dynamics_with_the_exported_module_are_the_same(tmp_path):
+    """Four steps through ASE, where mace-torch's calculator reads the file."""
+    from mace.calculators import MACECalculator
+
+    model = from_torch(reference.random_module())
+    save_torch(tmp_path / "m.model", model)
+    ends = []
+    for calculator in (macejax.Calculator(model), MACECalculator(str(tmp_path / "m.model"), device="cpu", default_dtype="float64")):
+        atoms = reference.crystal()
+        atoms.calc = calculator
+        atoms.set_momenta(np.random.default_rng(0).normal(size=(len(atoms), 3)))
+        before = atoms.positions.copy()
+        VelocityVerlet(atoms, 1.0 * units.fs).run(4)
+        ends.append((atoms.positions, atoms.get_momenta(), atoms.get_potential_energy()))
+        assert np.abs(atoms.positions - before).max() > 0.01
+    for mine, theirs in zip(*ends, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-10)
 
 
 @pytest.mark.thorough
