@@ -16,7 +16,7 @@ from macejax.checkpoint.model_file import save_model
 from macejax.cli.main import main
 from macejax.config import ModelConfig
 from macejax.data.write import write
-from macejax.model.mace import init_model
+from macejax.model.model import init_model
 from macejax.simulate import Calculator, Ensemble, run_md, run_on_device
 from macejax.simulate.program import advance
 from macejax.train.log import read_metrics

@@ -12,7 +12,7 @@ import numpy as np
 from macejax.checkpoint.model_file import save_model
 from macejax.cli.main import COMMANDS
 from macejax.config import ModelConfig
-from macejax.model.mace import init_model
+from macejax.model.model import init_model
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

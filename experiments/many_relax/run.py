@@ -12,7 +12,7 @@ import numpy as np
 from ase.io import read
 from ase.optimize import LBFGS
 
-from macejax.checkpoint.model_file import load_model
+from macejax.checkpoint.load import load_model
 from macejax.cli.process import set_up_jax
 from macejax.simulate import Calculator
 from macejax.simulate.many import relax_many

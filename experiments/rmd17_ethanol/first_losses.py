@@ -25,7 +25,7 @@ from macejax.config import LossConfig, OptimizerConfig
 from macejax.data.batch import batch, capacity_for, stack
 from macejax.data.graph import build_graph
 from macejax.data.structure import Structure
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.train.loss import loss_terms
 from macejax.train.optimizer import make_optimizer
 from macejax.train.parallel import make_train_step

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from macejax.config import ModelConfig
 from macejax.data.species import SYMBOLS
 
 if TYPE_CHECKING:
-    from macejax.model.mace import Model
+    from macejax.model.model import Model
 
 FORMAT_VERSION = 1
 UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom", "stress": "eV/Angstrom^3"}
@@ -60,63 +60,34 @@ def save_model(path: str | os.PathLike, model: Model, extra: Mapping[str, Any] |
     write_atomically(path, save(tensors, metadata={"macejax": signed}))
 
 
-def load_model(path: str | os.PathLike) -> Model:
-    """Read a model file: macejax's own, or one of mace-torch (`torch_file.load_torch`); or a published model by its name
-    (`foundation.FOUNDATIONS`), which is fetched where it is not in the cache.
-
-    Returns:
-      Model whose parameters are numpy arrays in the dtype of the file, whatever JAX's x64 setting; `jax.tree.map(jnp.asarray, ...)` brings
-      them to the device.
+def read_model(path: Path) -> Model:
+    """The model of a file of macejax, its parameters numpy arrays in the dtype of the file.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      FetchError: a published model that cannot be fetched.
-      ModelFileError: the file is damaged, of another format or a newer one, or not a model file. Nothing in it is ever executed.
-      TorchImportError: a file of mace-torch that is damaged or holds what macejax does not have.
+      ModelFileError: the file is damaged, of another format or a newer one, or not a model file.
     """
-    from macejax.model.mace import Model
+    from macejax.model.model import Model
 
-    path = _path(path)
-    if _is_torch(path):
-        from macejax.checkpoint.torch_file import load_torch
-
-        return load_torch(path)
     header, tensors = _read(path)
     config = _config(path, header)
     _require_fit(path, config, tensors)
     return Model(config, _unflatten(tensors))
 
 
-def read_header(path: str | os.PathLike) -> dict[str, Any]:
-    """The verified header of a model file: format, config, species, units, dtype, versions, extra, and `parameters`, their number.
-
-    Of a file of mace-torch, the header that it would have once converted.
-    """
-    path = _path(path)
-    if _is_torch(path):
-        model = load_model(path)
-        tensors = dict(_flatten(model.params))
-        header = _header(model.config, str(next(iter(tensors.values())).dtype), {"read from": "a file of mace-torch"})
-    else:
-        header, tensors = _read(path)
-    return {**header, "parameters": int(sum(value.size for value in tensors.values()))}
+def header_of_file(path: Path) -> dict[str, Any]:
+    """The verified header of a file of macejax, and `parameters`, their number. Errors as for `read_model`."""
+    header, tensors = _read(path)
+    return _counted(header, tensors.values())
 
 
-def _path(path: str | os.PathLike) -> Path:
-    """The file of a path, or of a name of a published model."""
-    from macejax.checkpoint.foundation import absent, converted, is_name
-
-    if is_name(path):
-        return converted(str(path))
-    if not Path(path).exists():
-        raise absent(path)
-    return Path(path)
+def header_of_model(model: Model, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The header that a file of this model would have, and `parameters`, their number."""
+    values = [value for _, value in _flatten(model.params)]
+    return _counted(_header(model.config, str(values[0].dtype), extra), values)
 
 
-def _is_torch(path: Path) -> bool:
-    from macejax.checkpoint.torch_file import is_torch
-
-    return not path.is_dir() and is_torch(path)
+def _counted(header: dict[str, Any], values: Iterable[np.ndarray]) -> dict[str, Any]:
+    return {**header, "parameters": int(sum(value.size for value in values))}
 
 
 def _header(config: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +148,7 @@ def _config(path: Path, header: Mapping[str, Any]) -> ModelConfig:
 
 def _require_fit(path: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
     """The parameters are those of the model that the header describes: same names, same shapes."""
-    from macejax.model.mace import parameter_shapes
+    from macejax.model.model import parameter_shapes
 
     wanted = {name: shape.shape for name, shape in _flatten(parameter_shapes(config))}
     found = {name: value.shape for name, value in tensors.items()}

@@ -16,7 +16,7 @@ from macejax.config import EmbeddingConfig, ModelConfig
 from macejax.model.architecture import correlations, layer_irreps, message_irreps
 from macejax.model.coupling import polynomials
 from macejax.model.linear import irreps_of
-from macejax.model.mace import Model
+from macejax.model.model import Model
 
 # What the modules of dipoles take of the settings of the others.
 OF_MOMENTS = (

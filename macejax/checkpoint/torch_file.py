@@ -26,7 +26,7 @@ from macejax.checkpoint.torch_stand_ins import Irrep, Irreps, Module, Named, Num
 
 if TYPE_CHECKING:
     from macejax.config import ModelConfig
-    from macejax.model.mace import Model
+    from macejax.model.model import Model
 
 SUFFIXES = (".model", ".pt", ".pth")
 STORAGES = {

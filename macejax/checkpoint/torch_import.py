@@ -19,7 +19,8 @@ from macejax.checkpoint.torch_names import to_params
 from macejax.checkpoint.torch_readouts import degrees, read_readouts, spaced
 from macejax.config import ModelConfig
 from macejax.model.architecture import check_irreps
-from macejax.model.mace import INTERACTIONS, Model
+from macejax.model.mace import INTERACTIONS
+from macejax.model.model import Model
 from macejax.model.radial import AGNESI, SOFT
 from macejax.model.repulsion import COEFFICIENTS, LENGTH
 

@@ -11,7 +11,7 @@ from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_import import ROUNDED, SCALE_SHIFT, per_head, rows_of
 from macejax.checkpoint.torch_names import to_params
 from macejax.config import ModelConfig
-from macejax.model.mace import Model
+from macejax.model.model import Model
 
 _TRAINED = ("interactions.", "products.", "readouts.", "joint_embedding.", "embedding_readout.")
 

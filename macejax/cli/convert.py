@@ -31,7 +31,8 @@ def command(
     import jax
     import numpy as np
 
-    from macejax.checkpoint.model_file import DTYPES, load_model, save_model
+    from macejax.checkpoint.load import load_model
+    from macejax.checkpoint.model_file import DTYPES, save_model
     from macejax.checkpoint.torch_file import load_torch
     from macejax.config import ConfigError
     from macejax.model.heads import select_elements, select_head

@@ -29,7 +29,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Predict a file of structures with a model, and tabulate the errors where it has labels."""
-    from macejax.checkpoint.model_file import load_model, read_header
+    from macejax.checkpoint.load import load_model, read_header
     from macejax.cli.process import set_up_jax
     from macejax.config import ConfigError, Precision
     from macejax.config.run import read_keys

@@ -14,7 +14,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a model as a module of mace-torch, which LAMMPS, OpenMM and others take. Needs the extra `torch`."""
-    from macejax.checkpoint.model_file import load_model
+    from macejax.checkpoint.load import load_model
     from macejax.checkpoint.torch_export import save_torch
     from macejax.config import ConfigError
 

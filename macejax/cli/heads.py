@@ -19,7 +19,8 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """List the heads (levels of theory) of a model, or write it with other ones."""
-    from macejax.checkpoint.model_file import load_model, save_model
+    from macejax.checkpoint.load import load_model
+    from macejax.checkpoint.model_file import save_model
     from macejax.config import ConfigError
     from macejax.data.species import SYMBOLS
     from macejax.model.heads import add_head, remove_head, select_head

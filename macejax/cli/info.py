@@ -35,7 +35,7 @@ def command(
     if not (file.exists() or is_name(file)):
         raise absent(file)
     if file.suffix in (".mace", *PROGRAMS) or is_name(file) or _looks_like_a_model(file):
-        from macejax.checkpoint.model_file import read_header
+        from macejax.checkpoint.load import read_header
 
         facts = read_header(file) if as_json else _describe_model(read_header(file))
     else:

@@ -12,7 +12,7 @@ from macejax.cli.options import Dtype, Radial
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from macejax.model.mace import Model
+    from macejax.model.model import Model
     from macejax.simulate.ensemble import Ensemble
     from macejax.simulate.md import Thermo
     from macejax.simulate.report import Told
@@ -245,7 +245,7 @@ def _write_report(page: Path, run: _Run, told: list[Told]) -> None:
 
 def _loaded(run: _Run) -> Model:
     """The model, with tables for its radial networks where they are asked for."""
-    from macejax.checkpoint.model_file import load_model
+    from macejax.checkpoint.load import load_model
 
     model = load_model(run.model)
     if run.radial == "network":

@@ -51,7 +51,7 @@ def command(
     from macejax.cli.process import set_up_jax
 
     set_up_jax(dtype)
-    from macejax.checkpoint.model_file import load_model
+    from macejax.checkpoint.load import load_model
     from macejax.cli.progress import progress
     from macejax.config import ConfigError
     from macejax.simulate.many import relax_many, relax_one_by_one

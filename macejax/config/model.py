@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from macejax.config.architecture import Architecture
-from macejax.config.predicts import PREDICTS, ModelName, check_moments
+from macejax.config.predicts import NOT_OF_MOMENTS, PREDICTS, ModelName
 from macejax.config.section import Section
 from macejax.data.species import NUMBERS
 
@@ -80,7 +80,7 @@ class ModelConfig(Architecture):
     @model_validator(mode="after")
     def _moments_have_no_more(self) -> ModelConfig:
         if self.has_moments:
-            check_moments(self)
+            _check_moments(self)
         return self
 
     @property
@@ -236,3 +236,19 @@ def atomic_number(element: int | str) -> int:
     if not 1 <= number <= 118:
         raise ValueError(f"{element!r} is no element: give a symbol such as Si, or an atomic number from 1 to 118.")
     return number
+
+
+def _check_moments(config: ModelConfig) -> None:
+    """Refuse options that a model of dipoles and polarizabilities does not have.
+
+    Raises:
+      ValueError: names the first one.
+    """
+    absent = list(NOT_OF_MOMENTS) + (["radial_basis"] if config.model == "EnergyDipolesMACE" else [])
+    for name in absent:
+        if getattr(config, name) != type(config).model_fields[name].default:
+            raise ValueError(f"{config.model} has no {name}: leave it out.")
+    if not isinstance(config.correlation, int):
+        raise ValueError(f"correlation of {config.model} is one number, the same for every layer.")
+    if not config.has_energies and any(config.e0_table[0]):
+        raise ValueError(f"{config.model} has no energies: its e0s are all 0.")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from macejax.config.model import ModelConfig  # imports this module
+from typing import Literal
 
 ModelName = Literal["MACE", "ScaleShiftMACE", "AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE"]
 ENERGIES = ("energy", "forces", "stress", "virials")
@@ -34,19 +31,3 @@ NOT_OF_MOMENTS = (
     "scale",
     "shift",
 )
-
-
-def check_moments(config: ModelConfig) -> None:
-    """Refuse options that a model of dipoles and polarizabilities does not have.
-
-    Raises:
-      ValueError: names the first one.
-    """
-    absent = list(NOT_OF_MOMENTS) + (["radial_basis"] if config.model == "EnergyDipolesMACE" else [])
-    for name in absent:
-        if getattr(config, name) != type(config).model_fields[name].default:
-            raise ValueError(f"{config.model} has no {name}: leave it out.")
-    if not isinstance(config.correlation, int):
-        raise ValueError(f"correlation of {config.model} is one number, the same for every layer.")
-    if not config.has_energies and any(config.e0_table[0]):
-        raise ValueError(f"{config.model} has no energies: its e0s are all 0.")

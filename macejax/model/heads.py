@@ -13,7 +13,7 @@ import numpy as np
 from macejax.config import ModelConfig
 from macejax.config.model import atomic_number
 from macejax.data.species import names
-from macejax.model.mace import Model
+from macejax.model.model import Model
 
 _LINEAR, _HIDDEN = "linear", ("linear_1", "linear_mid", "bias_mid")
 

@@ -8,7 +8,7 @@ A block is a Flax module made as `Block(irreps_in, irreps_out, options)` with tw
 `neighbors` is what the sender of every slot sent, [N, M, D, K], or, where that depends on its element alone, what each element sent, as
 `Features`. `message` is [N, D of `options.message`, K] and `skip` [N, D of irreps_out, K] or None, which the product adds. Atoms are
 independent of each other in the second method: it may get some of them at a time. Write your own block by keeping these signatures, and
-pass it to `macejax.model.mace.build` or add it to the dictionary there.
+pass it to `macejax.build`, or add it to the dictionary in `macejax.model.mace`.
 """
 
 from __future__ import annotations

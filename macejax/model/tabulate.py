@@ -11,7 +11,8 @@ import numpy as np
 
 from macejax.config import ConfigError, ModelConfig, RadialTableConfig
 from macejax.model.architecture import block_names
-from macejax.model.mace import TABULATED, Model
+from macejax.model.mace import TABULATED
+from macejax.model.model import Model
 from macejax.model.radial import BASES, hidden_layers, polynomial_cutoff
 from macejax.ops.spline import DEGREE, coefficients
 

@@ -16,7 +16,7 @@ from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graph
 from macejax.data.structure import DataError, Structure
 from macejax.model.heads import select_head
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import Prediction, SiteEnergy, predict
 
 CLOSE = 0.5  # Angstrom; nearer than this, nuclei repel each other whatever the elements

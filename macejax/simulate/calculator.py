@@ -22,7 +22,8 @@ from macejax.data.structure import Structure, volume
 from macejax.model.geometry import edge_vectors, without_low
 from macejax.model.heads import select_head
 from macejax.model.linear import irreps_of, slices
-from macejax.model.mace import MACE, Model, build, layer_irreps
+from macejax.model.mace import MACE, layer_irreps
+from macejax.model.model import Model, build
 from macejax.model.tabulate import tabulate
 from macejax.potential import Prediction, SiteEnergy, atomic_virials, hessian, moment_derivatives
 from macejax.potential.predict import assemble_sites, sites_and_gradient
@@ -85,7 +86,7 @@ class Calculator(AseCalculator):
         if not skin >= 0:
             raise ValueError(f"skin must be 0 or more (Angstrom), not {skin}.")
         if not isinstance(model, Model):
-            from macejax.checkpoint.model_file import load_model
+            from macejax.checkpoint.load import load_model
 
             model = load_model(model)
         if head is not None or len(model.config.heads) > 1:

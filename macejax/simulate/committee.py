@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
-from macejax.model.mace import Model
+from macejax.model.model import Model
 from macejax.simulate.calculator import Calculator
 
 SPREAD = ("energy", "energies", "forces", "stress", "dipole")

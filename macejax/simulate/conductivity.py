@@ -12,7 +12,7 @@ from ase import Atoms, units
 from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.graph import build_graph
 from macejax.data.unfold import unfold
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import SiteEnergy
 from macejax.potential.heat_flux import heat_flux
 from macejax.simulate.inputs import structure_of

@@ -17,7 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from macejax.config import ConfigError, ModelConfig, Precision
 from macejax.data.structure import volume
 from macejax.model.heads import select_head
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import SiteEnergy
 from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import Ensemble, check, keeps_momentum, middle_of, settings_of

@@ -27,7 +27,7 @@ import numpy as np
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import DataError
 from macejax.model.geometry import edge_vectors
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import SiteEnergy
 from macejax.potential.predict import energies_of
 from macejax.simulate import list_shape, row_list

@@ -15,7 +15,7 @@ from macejax.data.graph import Graph, model_graphs
 from macejax.data.pack import pack_all
 from macejax.data.structure import DataError, Structure
 from macejax.model.geometry import without_low
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import predict
 
 

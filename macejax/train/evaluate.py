@@ -14,7 +14,7 @@ from macejax.data.graph import Graph, model_graphs
 from macejax.data.pack import pack_all
 from macejax.data.structure import Structure
 from macejax.model.geometry import without_low
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.train.loss import loss_terms
 from macejax.train.metrics import ALL
 from macejax.train.parallel import make_eval_step

@@ -16,7 +16,7 @@ from macejax.config import ModelConfig, TrainConfig, dump_config
 from macejax.data.loader import Loader
 from macejax.data.pack import pack_all
 from macejax.data.species import SYMBOLS
-from macejax.model.mace import Model
+from macejax.model.model import Model
 from macejax.train.log import Log, read_metrics
 from macejax.train.metrics import ALL
 from macejax.train.prepare import Prepared

@@ -18,7 +18,7 @@ from macejax.config import ConfigError, LossConfig, TrainConfig
 from macejax.config.predicts import PREDICTS
 from macejax.data.loader import Loader, Step
 from macejax.data.pack import pack_all
-from macejax.model.mace import build, init_model
+from macejax.model.model import build, init_model
 from macejax.potential.predict import SiteEnergy
 from macejax.train.log import Log, StepLog
 from macejax.train.loss import Loss, loss_terms

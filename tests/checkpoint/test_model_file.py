@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from macejax.checkpoint import model_file
-from macejax.checkpoint.model_file import ModelFileError, load_model, read_header, save_model
+from macejax.checkpoint.load import load_model, read_header
+from macejax.checkpoint.model_file import ModelFileError, save_model
 from macejax.checkpoint.torch_basis import TorchImportError
 from macejax.config import ModelConfig
-from macejax.model.mace import Model, init_model
+from macejax.model.model import Model, init_model
 
 CONFIG = ModelConfig(
     elements=(1, 8), e0s=(-13.6, -430.25), hidden_irreps="2x0e", l_max=1, correlation=1, radial_mlp=(4,), avg_num_neighbors=3.1, scale=0.7

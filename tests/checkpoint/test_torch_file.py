@@ -22,7 +22,7 @@ from macejax.checkpoint.torch_file import Module, load_torch, read_torch
 from macejax.data.batch import capacity_for
 from macejax.data.graph import build_graphs
 from macejax.data.labels import MACE_KEYS
-from macejax.model.mace import parameter_shapes
+from macejax.model.model import parameter_shapes
 
 MODELS = [f"solvent_xtb/{name}" for name in ("mace01", "small_f32", "committee_1", "committee_2", "committee_3")]
 MODELS += ["zr_mof/mace", "water/one_layer"]

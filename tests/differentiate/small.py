@@ -13,7 +13,7 @@ from ase.build import bulk
 
 from macejax.config import ModelConfig
 from macejax.data.read import from_atoms
-from macejax.model.mace import Model, build, init_model
+from macejax.model.model import Model, build, init_model
 from tests.simulate.toy import LATTICE, morse, toy_model
 
 DERIVATIVE = 1e-5  # relative, derivative against finite difference, float64

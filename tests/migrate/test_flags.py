@@ -9,7 +9,8 @@ import pytest
 
 from macejax.config.migrate import FLAGS, migrate, read_command
 from macejax.config.migrate.model_rules import BLOCKS
-from macejax.model.mace import INTERACTIONS, build
+from macejax.model.mace import INTERACTIONS
+from macejax.model.model import build
 from tests.migrate.commands import MINIMAL, candidates, default, loaded, migrated
 
 

@@ -15,7 +15,8 @@ from macejax.model import interaction, linear
 from macejax.model.coupling import polynomials
 from macejax.model.geometry import edge_vectors
 from macejax.model.interaction import RealAgnosticResidual
-from macejax.model.mace import INTERACTIONS, MACE, ScaleShiftMACE, build, count_parameters, init_model
+from macejax.model.mace import INTERACTIONS, MACE, ScaleShiftMACE
+from macejax.model.model import build, count_parameters, init_model
 from macejax.ops import blocks
 from tests.marks import rest_is_thorough
 from tests.structures import structure

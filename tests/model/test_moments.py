@@ -16,7 +16,7 @@ from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.graph import build_graph, model_graphs
 from macejax.data.structure import DataError, Structure
 from macejax.model.architecture import check_irreps
-from macejax.model.mace import Model, build, init_model, parameter_shapes
+from macejax.model.model import Model, build, init_model, parameter_shapes
 from macejax.potential import moment_derivatives, predict, predict_moments
 from tests.parity.ours import quick_jit
 

@@ -15,7 +15,7 @@ from macejax.data.batch import Capacity, batch
 from macejax.data.graph import build_graph
 from macejax.data.read import from_atoms
 from macejax.model.geometry import edge_vectors
-from macejax.model.mace import build
+from macejax.model.model import build
 from macejax.model.pair import CORE, add, lennard_jones, screened_repulsion
 from macejax.potential import place, predict
 from macejax.simulate import Calculator

@@ -14,7 +14,7 @@ from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.classes import choose_classes
 from macejax.data.graph import build_graph
 from macejax.model.geometry import edge_vectors
-from macejax.model.mace import build, init_model
+from macejax.model.model import build, init_model
 from macejax.ops import blocks
 from macejax.potential.predict import predict
 from tests.structures import ELEMENTS, structure

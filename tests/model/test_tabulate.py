@@ -9,7 +9,8 @@ import pytest
 from ase.io import read
 
 import macejax
-from macejax.checkpoint.model_file import load_model, save_model
+from macejax.checkpoint.load import load_model
+from macejax.checkpoint.model_file import save_model
 from macejax.checkpoint.torch_export import TorchExportError, to_torch
 from macejax.cli.main import main
 from macejax.config import ConfigError, ModelConfig

@@ -14,7 +14,7 @@ import numpy as np
 from macejax.data.batch import batch
 from macejax.data.graph import build_graph
 from macejax.data.read import from_atoms
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import MomentDerivatives, Moments, moment_derivatives, predict, predict_moments
 from tests.parity import ours
 from tests.parity.compare import DERIVATIVES, ENERGY, assert_close

@@ -16,7 +16,7 @@ from macejax.data.batch import Capacity, batch
 from macejax.data.graph import Graph, model_graphs
 from macejax.data.read import from_atoms
 from macejax.model.geometry import edge_vectors
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import Prediction, predict
 from macejax.potential.hessian import hessian as second_derivatives
 

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: the frozen fixtures hold the parity")
 pytest.importorskip("mace", reason="mace-torch is not installed: the frozen fixtures hold the parity")
 
-from macejax.checkpoint.model_file import load_model
+from macejax.checkpoint.load import load_model
 from macejax.data.batch import capacity_for
 from tests.parity import ours
 

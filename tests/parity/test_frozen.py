@@ -10,7 +10,7 @@ import ase
 import numpy as np
 import pytest
 
-from macejax.checkpoint.model_file import load_model
+from macejax.checkpoint.load import load_model
 from tests.marks import rest_is_thorough
 from tests.parity import ours
 from tests.parity.compare import assert_same_answer

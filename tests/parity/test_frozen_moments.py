@@ -7,7 +7,7 @@ from pathlib import Path
 import ase
 import numpy as np
 
-from macejax.checkpoint.model_file import load_model, read_header
+from macejax.checkpoint.load import load_model, read_header
 from tests.parity import moments
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures"

@@ -19,7 +19,7 @@ from macejax.checkpoint.torch_import import from_torch
 from macejax.checkpoint.torch_names import to_params
 from macejax.config import ModelConfig
 from macejax.data.batch import batch
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import predict
 from tests.marks import rest_is_thorough
 from tests.parity import ours, reference

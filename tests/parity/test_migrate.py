@@ -15,7 +15,7 @@ pytest.importorskip("mace", reason="mace-torch is not installed")
 
 from macejax.config import load_config
 from macejax.config.migrate import FLAGS, migrate, read_command
-from macejax.model.mace import count_parameters
+from macejax.model.model import count_parameters
 from tests.migrate.commands import FINE_TUNING, MINIMAL, MP0, OFF23
 
 pytestmark = pytest.mark.torch

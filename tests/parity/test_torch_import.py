@@ -14,7 +14,7 @@ from macejax.checkpoint.torch_basis import TorchImportError
 from macejax.checkpoint.torch_file import load_torch
 from macejax.checkpoint.torch_import import from_torch
 from macejax.config import ModelConfig
-from macejax.model.mace import count_parameters
+from macejax.model.model import count_parameters
 from tests.parity import ours, reference
 from tests.parity.compare import assert_same_answer
 

@@ -11,7 +11,8 @@ import pytest
 
 from macejax.config import ModelConfig
 from macejax.config.model import UNCUT
-from macejax.model.mace import INTERACTIONS, build, init_model, layer_irreps
+from macejax.model.mace import INTERACTIONS, layer_irreps
+from macejax.model.model import build, init_model
 from macejax.testing import Report
 from tests.physics.quick import check
 from tests.structures import ELEMENTS, SMALL_CUTOFF, ZOO, structure

@@ -17,7 +17,7 @@ from macejax.data.graph import build_graph
 from macejax.data.read import from_atoms
 from macejax.data.unfold import unfold
 from macejax.model.geometry import edge_vectors
-from macejax.model.mace import build, init_model
+from macejax.model.model import build, init_model
 from macejax.potential import edge_gradient, predict
 from macejax.potential.heat_flux import EV, heat_flux
 

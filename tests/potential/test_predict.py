@@ -11,7 +11,7 @@ from macejax.config import ModelConfig
 from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graph
 from macejax.model.geometry import edge_vectors
-from macejax.model.mace import build, init_model
+from macejax.model.model import build, init_model
 from macejax.potential import atomic_virials, edge_gradient, hessian, predict
 from tests.structures import structure
 

@@ -14,7 +14,7 @@ from ase.io import write
 from macejax.checkpoint.model_file import save_model
 from macejax.cli.main import main
 from macejax.config import ModelConfig
-from macejax.model.mace import init_model
+from macejax.model.model import init_model
 from macejax.simulate import Calculator, relax
 
 

@@ -9,7 +9,7 @@ from ase import Atoms
 
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import DataError
-from macejax.model.mace import init_model
+from macejax.model.model import init_model
 from macejax.properties import DimerCurve, dimer_curves
 from macejax.simulate import Calculator
 from tests.simulate.toy import morse, toy_model

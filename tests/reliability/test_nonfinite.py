@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from macejax.checkpoint.model_file import load_model
+from macejax.checkpoint.load import load_model
 from macejax.data.write import write
 from macejax.train.guard import NonFiniteError
 from macejax.train.log import read_metrics

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from macejax.checkpoint.model_file import load_model
+from macejax.checkpoint.load import load_model
 from macejax.checkpoint.training import has_checkpoint
 from macejax.config import TrainConfig, dump_config
 from macejax.train.log import METRICS, read_metrics

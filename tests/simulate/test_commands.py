@@ -11,10 +11,11 @@ from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 from ase.io import read, write
 
-from macejax.checkpoint.model_file import load_model, save_model
+from macejax.checkpoint.load import load_model
+from macejax.checkpoint.model_file import save_model
 from macejax.cli.main import main
 from macejax.config import ModelConfig
-from macejax.model.mace import init_model
+from macejax.model.model import init_model
 from macejax.simulate import run_many
 
 

@@ -13,7 +13,7 @@ from ase.io import read
 
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import DataError
-from macejax.model.mace import init_model
+from macejax.model.model import init_model
 from macejax.simulate import Calculator, Ensemble, SimulationError, driver, list_shape, recorder, run_md, run_on_device
 from macejax.simulate.md import drift
 from macejax.simulate.program import run_chunk

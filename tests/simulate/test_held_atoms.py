@@ -12,7 +12,7 @@ from ase.md.verlet import VelocityVerlet
 
 from macejax.config import ConfigError, EmbeddingConfig, ModelConfig
 from macejax.data.structure import DataError
-from macejax.model.mace import Model, init_model
+from macejax.model.model import Model, init_model
 from macejax.simulate import Calculator, Ensemble, run_many, run_md, run_on_device
 from macejax.simulate.restart import load_state
 from tests.marks import rest_is_thorough

@@ -17,7 +17,7 @@ from ase.md.verlet import VelocityVerlet
 
 from macejax.config import ModelConfig
 from macejax.data.structure import DataError
-from macejax.model.mace import Model, init_model
+from macejax.model.model import Model, init_model
 from macejax.simulate import Calculator
 from macejax.simulate.many import record_each, run_many
 from tests.simulate.toy import CUTOFF, LATTICE, morse, toy_model

@@ -14,7 +14,7 @@ from macejax.config import ModelConfig
 from macejax.config.embedding import EmbeddingConfig
 from macejax.data.batch import capacity_for
 from macejax.data.read import from_atoms
-from macejax.model.mace import Model, init_model
+from macejax.model.model import Model, init_model
 from macejax.ops import neighbor_sum
 from macejax.simulate import Calculator
 from macejax.simulate.conductivity import heat_fluxes

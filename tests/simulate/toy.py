@@ -8,7 +8,7 @@ import jraph
 
 from macejax.config import ModelConfig
 from macejax.model.geometry import rows
-from macejax.model.mace import Model
+from macejax.model.model import Model
 
 CUTOFF = 4.0  # Angstrom
 LATTICE = 3.2615  # Angstrom, of fcc at rest

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from macejax.checkpoint.model_file import load_model, read_header
+from macejax.checkpoint.load import load_model, read_header
 from macejax.checkpoint.training import restore_checkpoint
 from macejax.config import ConfigError
 from macejax.train import loop

@@ -9,7 +9,7 @@ import pytest
 from macejax.config import LossConfig, ModelConfig
 from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graphs
-from macejax.model.mace import build, init_model
+from macejax.model.model import build, init_model
 from macejax.potential import predict
 from macejax.train.loss import Loss, combine, loss_terms
 from macejax.train.step import loss_and_gradient

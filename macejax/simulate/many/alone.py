@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ase import Atoms
 
 from macejax.config import Precision
-from macejax.model.mace import Model
+from macejax.model.model import Model
 from macejax.simulate.calculator import Calculator
 from macejax.simulate.many.drive import Summary
 from macejax.simulate.many.relax import Relaxations, Relaxed

@@ -14,7 +14,7 @@ from macejax.data.batch import Capacity, round_slots
 from macejax.data.inputs import Embedding
 from macejax.data.species import species_index
 from macejax.data.structure import DataError, Structure
-from macejax.model.mace import Model
+from macejax.model.model import Model
 from macejax.simulate.many.fields import HOT, NONFINITE, RUNNING, STALE, Fields, pack, unpack
 from macejax.simulate.many.lists import Listed, find, gather_lists
 from macejax.simulate.many.program import Program

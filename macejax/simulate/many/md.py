@@ -12,7 +12,7 @@ from ase import Atoms, units
 
 from macejax.config import ConfigError, ModelConfig, Precision
 from macejax.data.structure import volume
-from macejax.model.mace import Model
+from macejax.model.model import Model
 from macejax.potential import SiteEnergy
 from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import BAROSTAT_TIME, COMPRESSIBILITY, RELAXATION_TIME

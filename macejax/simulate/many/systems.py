@@ -14,7 +14,7 @@ from macejax.config import ConfigError, ModelConfig
 from macejax.data.species import species_index
 from macejax.data.structure import Structure
 from macejax.model.heads import select_head
-from macejax.model.mace import Model, build
+from macejax.model.model import Model, build
 from macejax.potential import SiteEnergy
 from macejax.simulate.many.fields import Fields
 
