@@ -32,6 +32,6 @@ def device_policy(dtype: str | Precision, own: SiteEnergy | None) -> Precision:
       ConfigError: besides, geometry in float32.
     """
     policy = policy_of(dtype, own)
-    if policy.geometry == "float32" and policy.parameters == "float32":
+    if policy.geometry == "float32":
         raise ConfigError("positions on the device are float64, and so are differences of them: leave geometry at float64.")
     return policy

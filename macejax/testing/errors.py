@@ -53,12 +53,14 @@ def force_over_rms(result: Result, expected: Result) -> float:
 
 
 def force_size(result: Result) -> float:
-    """The rms force of a structure (eV/Angstrom), or that after a small displacement, or the smallest there is."""
-    return max(rms(result.forces), result.rattled_rms, FORCE_FLOOR)
+    """The rms force of a structure (eV/Angstrom), or that after small displacements, or the smallest there is."""
+    return max(rms(result.forces), FORCE_FLOOR, result.rattled_rms if np.isfinite(result.rattled_rms) else 0.0)
 
 
 def force_relative(result: Result, expected: Result) -> float:
-    """Largest error of a force component, beyond what rounding makes of the terms, relative to the rms force."""
+    """Largest error of a force component, beyond what rounding makes of the terms, relative to the rms force, or absolute where that is
+    small.
+    """
     return _force_error(result, expected) / max(rms(expected.forces), UNIT)
 
 
@@ -75,16 +77,16 @@ def strain_over_largest(result: Result, expected: Result) -> float:
 
 
 def _force_error(result: Result, expected: Result) -> float:
-    return _beyond(force_absolute(result, expected), expected.force_resolution)
+    return largest(_beyond(np.abs(result.forces - expected.forces), expected.force_resolution[:, None]))
 
 
 def _strain_error(result: Result, expected: Result) -> float:
-    return _beyond(largest(result.strain_derivative - expected.strain_derivative), expected.strain_resolution)
+    return largest(_beyond(np.abs(result.strain_derivative - expected.strain_derivative), expected.strain_resolution))
 
 
-def _beyond(error: float, resolution: float) -> float:
-    """An error less what cannot be resolved. NaN stays NaN."""
-    return error if np.isnan(error) else max(error - resolution, 0.0)
+def _beyond(errors: np.ndarray, resolution: np.ndarray | float) -> np.ndarray:
+    """Errors less what cannot be resolved. NaN stays NaN."""
+    return np.maximum(errors - resolution, 0.0)
 
 
 RELATIVE = {"energy": energy_relative, "forces": force_relative, "dE/d(strain)": strain_relative}

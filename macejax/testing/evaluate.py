@@ -12,8 +12,8 @@ from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.graph import Graph, build_graph
 from macejax.data.structure import Structure
 from macejax.potential.predict import Prediction
-from macejax.testing.limits import RATTLE
-from macejax.testing.subject import Result, Scaled, Subject
+from macejax.testing.limits import CLOSEST_PAIR, RATTLE
+from macejax.testing.subject import Result, Scaled, Subject, closest_pair
 from macejax.testing.transform import displaced
 
 ROW_LENGTHS = (16, 64, 384, 1536, 6144)  # neighbour slots of the compiled shapes
@@ -29,13 +29,17 @@ def select(subject: Subject, suits: Callable[[Structure], bool]) -> dict[str, St
 
 
 def expected(subject: Subject, structures: Mapping[str, Structure]) -> dict[str, Result]:
-    """Float64 results of named structures, each computed once."""
+    """Float64 results of named structures, each computed once, and their rms forces after random displacements where no atoms are close."""
     missing = {name: structure for name, structure in structures.items() if name not in subject.expected}
-    moves = [subject.rng(0).normal(scale=RATTLE, size=structure.positions.shape) for structure in missing.values()]
-    rattled = [displaced(structure, move) for structure, move in zip(missing.values(), moves, strict=True)]
-    found = evaluate(subject, [*missing.values(), *rattled], dtype=np.float64)
-    for name, result, moved in zip(missing, found, found[len(missing) :], strict=False):
-        subject.expected[name] = result._replace(rattled_rms=float(np.sqrt(np.mean(moved.forces**2))))
+    rattled = {
+        name: displaced(structure, subject.rng(0).normal(scale=RATTLE, size=structure.positions.shape))
+        for name, structure in missing.items()
+        if closest_pair(structure, subject.elements, subject.cutoff) > CLOSEST_PAIR
+    }
+    found = evaluate(subject, [*missing.values(), *rattled.values()], dtype=np.float64)
+    subject.expected.update(zip(missing, found[: len(missing)], strict=True))
+    for name, moved in zip(rattled, found[len(missing) :], strict=True):
+        subject.expected[name] = subject.expected[name]._replace(rattled_rms=float(np.sqrt(np.mean(moved.forces**2))))
     return {name: subject.expected[name] for name in structures}
 
 
@@ -88,7 +92,7 @@ def unbatch(prediction: Prediction, force_resolution: np.ndarray, strain_resolut
             forces=forces[end - n : end],
             strain_derivative=strain[g],
             stress=stress[g],
-            force_resolution=float(np.max(force_resolution[end - n : end], initial=0.0)),
+            force_resolution=force_resolution[end - n : end],
             strain_resolution=float(strain_resolution[g]),
         )
         for g, (n, end) in enumerate(zip(graph.n_node, ends, strict=True))

@@ -102,7 +102,7 @@ def fragments(subject: Subject) -> list[Check]:
             forces=np.concatenate([a.forces, b.forces]),
             strain_derivative=a.strain_derivative + b.strain_derivative,
             stress=a.stress,
-            force_resolution=max(a.force_resolution, b.force_resolution),
+            force_resolution=np.concatenate([a.force_resolution, b.force_resolution]),
             rattled_rms=max(a.rattled_rms, b.rattled_rms),
             strain_resolution=a.strain_resolution + b.strain_resolution,
         )
@@ -133,7 +133,7 @@ def _copies(result: Result, count: int) -> Result:
         forces=np.tile(result.forces, (count, 1)),
         strain_derivative=count * result.strain_derivative,
         stress=result.stress,
-        force_resolution=result.force_resolution,
+        force_resolution=np.tile(result.force_resolution, count),
         rattled_rms=result.rattled_rms,
         strain_resolution=count * result.strain_resolution,
     )

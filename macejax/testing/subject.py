@@ -36,17 +36,17 @@ class Result(NamedTuple):
     forces: np.ndarray  # [n, 3] eV/Angstrom
     strain_derivative: np.ndarray  # [3, 3] eV
     stress: np.ndarray  # [3, 3] eV/Angstrom^3
-    # Forces and dE/d(strain) are sums over pairs, which cancel in perfect crystals to a three-hundredth. What the dtype of the check cannot
-    # resolve is its epsilon times the sum of the magnitudes.
-    force_resolution: float  # eV/Angstrom, of the atom that has most
+    # Forces and dE/d(strain) are sums over the forces of pairs, which cancel in perfect crystals to a three-hundredth. What the dtype of
+    # the check cannot resolve is its epsilon times the sum of the magnitudes.
+    force_resolution: np.ndarray  # [n] eV/Angstrom
     strain_resolution: float  # eV
-    rattled_rms: float = 0.0  # eV/Angstrom, rms force after a displacement by RATTLE; of references
+    rattled_rms: float = 0.0  # eV/Angstrom, rms force after random displacements (limits.RATTLE); of references
 
 
 class Compiled(NamedTuple):
     """Jitted functions of (scaled parameters, batch). One compilation for each capacity and dtype that they meet."""
 
-    predict: Callable[..., tuple[Prediction, jax.Array, jax.Array]]  # and the sums of magnitudes in forces [N] and strain derivatives [G]
+    predict: Callable[..., tuple[Prediction, jax.Array, jax.Array]]  # and the magnitudes of pairs in forces [N] and dE/d(strain) [G]
     hessian: Callable[..., jax.Array]  # [N, 3, N, 3] eV/Angstrom^2
     along: Callable[..., tuple[jax.Array, jax.Array]]  # first and second derivative of the forces along a third argument, all [N, 3]
     loss_gradient: Callable[..., Any]  # of the force loss, with respect to the parameters
@@ -173,11 +173,10 @@ def _compiled(site_energy: SiteEnergy, features: Callable[..., Sequence[jax.Arra
 
     def with_terms(params: Scaled, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array, jax.Array]:
         energies, gradient = edge_gradient(scaled, params, graph)
-        magnitudes = jnp.sqrt(jnp.sum(gradient**2, axis=-1, keepdims=True))
-        force_terms = jnp.sum(magnitudes + reverse_edges(magnitudes, graph.edges["reverse"]), axis=(1, 2))
-        lengths = jnp.sqrt(jnp.sum(edge_vectors(graph) ** 2, axis=-1, keepdims=True))
-        strain_terms = sum_per_graph(jnp.sum(lengths * magnitudes, axis=(1, 2)), graph)
-        return assemble(energies, gradient, graph), force_terms, strain_terms
+        of_pairs = jnp.linalg.norm(gradient - reverse_edges(gradient, graph.edges["reverse"]), axis=-1)
+        lengths = jnp.linalg.norm(edge_vectors(graph), axis=-1)
+        strain_terms = sum_per_graph(jnp.sum(lengths * of_pairs, axis=1), graph) / 2  # every pair is there twice
+        return assemble(energies, gradient, graph), jnp.sum(of_pairs, axis=1), strain_terms
 
     def energies(params: Scaled, graph: jraph.GraphsTuple, positions: jax.Array) -> jax.Array:
         graph = graph._replace(nodes={**graph.nodes, "positions": positions})

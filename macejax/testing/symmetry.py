@@ -75,7 +75,9 @@ def permutation(subject: Subject) -> list[Check]:
     cases = []
     for name, structure in structures.items():
         order = rng.permutation(len(structure.numbers))
-        cases.append(Case(name, permuted(structure, order), results[name]._replace(forces=results[name].forces[order])))
+        result = results[name]
+        expectation = result._replace(forces=result.forces[order], force_resolution=result.force_resolution[order])
+        cases.append(Case(name, permuted(structure, order), expectation))
     checks = agree(subject, 5, "with the atoms permuted", limits.PERMUTATION, cases)
     shuffled: list = []
     reordered: list = []
