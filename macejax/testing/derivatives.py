@@ -9,7 +9,7 @@ import numpy as np
 from macejax.data.batch import batch
 from macejax.data.structure import Structure, volume
 from macejax.testing import limits
-from macejax.testing.errors import force_over_rms, force_size, largest, rms, strain_over_largest
+from macejax.testing.errors import force_over_rms, largest, rms, strain_over_largest
 from macejax.testing.evaluate import evaluate, exact_capacity, expected, graphs_of, near_origin, select
 from macejax.testing.report import Check, worst_of
 from macejax.testing.subject import Result, Subject, closest_pair, edge_lengths
@@ -36,7 +36,7 @@ def forces(subject: Subject) -> list[Check]:
         found = -_energy_differences(subject, structure, directions, displaced, limits.FORCE_STEP)
         error = largest(found - np.einsum("dna,na->d", directions, force))
         absolute.append((error, name))
-        relative.append((error / force_size(results[name]), name))
+        relative.append((error / max(rms(force), limits.FORCE_FLOOR), name))
     return [
         worst_of(1, "forces are -dE/dr, in eV/A", limits.FORCE_FD_ABSOLUTE.float64, absolute),
         worst_of(1, "forces are -dE/dr, in rms forces", limits.FORCE_FD_RELATIVE.float64, relative),

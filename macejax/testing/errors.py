@@ -48,20 +48,15 @@ def force_absolute(result: Result, expected: Result) -> float:
 
 
 def force_over_rms(result: Result, expected: Result) -> float:
-    """Largest error of a force component in units of the rms force, beyond what rounding makes of the terms."""
-    return _force_error(result, expected) / force_size(expected)
-
-
-def force_size(result: Result) -> float:
-    """The rms force of a structure (eV/Angstrom), or that after small displacements, or the smallest there is."""
-    return max(rms(result.forces), FORCE_FLOOR, result.rattled_rms if np.isfinite(result.rattled_rms) else 0.0)
+    """Largest error of a force component, beyond what rounding makes of the terms, in units of the rms force."""
+    return _force_error(result, expected) / max(rms(expected.forces), FORCE_FLOOR)
 
 
 def force_relative(result: Result, expected: Result) -> float:
-    """Largest error of a force component, beyond what rounding makes of the terms, relative to the rms force, or absolute where that is
+    """Largest error of a force component, beyond what rounding makes of the terms, relative to the largest, or absolute where that is
     small.
     """
-    return _force_error(result, expected) / max(rms(expected.forces), UNIT)
+    return _force_error(result, expected) / max(largest(expected.forces), UNIT)
 
 
 def strain_relative(result: Result, expected: Result) -> float:

@@ -12,9 +12,8 @@ from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.graph import Graph, build_graph
 from macejax.data.structure import Structure
 from macejax.potential.predict import Prediction
-from macejax.testing.limits import CLOSEST_PAIR, RATTLE
-from macejax.testing.subject import Result, Scaled, Subject, closest_pair
-from macejax.testing.transform import displaced
+from macejax.testing.limits import EPSILONS
+from macejax.testing.subject import Result, Scaled, Subject
 
 ROW_LENGTHS = (16, 64, 384, 1536, 6144)  # neighbour slots of the compiled shapes
 COMMON = 64  # slots; shorter rows are not compiled for, unless no structure needs more
@@ -29,17 +28,9 @@ def select(subject: Subject, suits: Callable[[Structure], bool]) -> dict[str, St
 
 
 def expected(subject: Subject, structures: Mapping[str, Structure]) -> dict[str, Result]:
-    """Float64 results of named structures, each computed once, and their rms forces after random displacements where no atoms are close."""
+    """Float64 results of named structures, each computed once."""
     missing = {name: structure for name, structure in structures.items() if name not in subject.expected}
-    rattled = {
-        name: displaced(structure, subject.rng(0).normal(scale=RATTLE, size=structure.positions.shape))
-        for name, structure in missing.items()
-        if closest_pair(structure, subject.elements, subject.cutoff) > CLOSEST_PAIR
-    }
-    found = evaluate(subject, [*missing.values(), *rattled.values()], dtype=np.float64)
-    subject.expected.update(zip(missing, found[: len(missing)], strict=True))
-    for name, moved in zip(rattled, found[len(missing) :], strict=True):
-        subject.expected[name] = subject.expected[name]._replace(rattled_rms=float(np.sqrt(np.mean(moved.forces**2))))
+    subject.expected.update(zip(missing, evaluate(subject, missing.values(), dtype=np.float64), strict=True))
     return {name: subject.expected[name] for name in structures}
 
 
@@ -72,8 +63,8 @@ def evaluate_batch(subject: Subject, graph: jraph.GraphsTuple, dtype: Any = None
     """Results of the real structures of a batch."""
     params = params_of(subject, dtype)
     prediction, force_terms, strain_terms = subject.compiled.predict(params, graph)
-    epsilon = np.finfo(subject.dtype).eps
-    return unbatch(prediction, epsilon * np.asarray(force_terms), epsilon * np.asarray(strain_terms), graph)
+    share = EPSILONS * np.finfo(subject.dtype).eps
+    return unbatch(prediction, share * np.asarray(force_terms), share * np.asarray(strain_terms), graph)
 
 
 def params_of(subject: Subject, dtype: Any = None) -> Scaled:

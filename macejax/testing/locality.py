@@ -103,7 +103,6 @@ def fragments(subject: Subject) -> list[Check]:
             strain_derivative=a.strain_derivative + b.strain_derivative,
             stress=a.stress,
             force_resolution=np.concatenate([a.force_resolution, b.force_resolution]),
-            rattled_rms=max(a.rattled_rms, b.rattled_rms),
             strain_resolution=a.strain_resolution + b.strain_resolution,
         )
         cases.append(Case(f"{first} + {second}", both, total))
@@ -134,7 +133,6 @@ def _copies(result: Result, count: int) -> Result:
         strain_derivative=count * result.strain_derivative,
         stress=result.stress,
         force_resolution=np.tile(result.force_resolution, count),
-        rattled_rms=result.rattled_rms,
         strain_resolution=count * result.strain_resolution,
     )
 

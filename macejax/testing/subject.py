@@ -36,11 +36,9 @@ class Result(NamedTuple):
     forces: np.ndarray  # [n, 3] eV/Angstrom
     strain_derivative: np.ndarray  # [3, 3] eV
     stress: np.ndarray  # [3, 3] eV/Angstrom^3
-    # Forces and dE/d(strain) are sums over the forces of pairs, which cancel in perfect crystals to a three-hundredth. What the dtype of
-    # the check cannot resolve is its epsilon times the sum of the magnitudes.
+    # What the dtype of the check cannot resolve: limits.EPSILONS times its epsilon, of the sum of magnitudes of the forces of pairs.
     force_resolution: np.ndarray  # [n] eV/Angstrom
     strain_resolution: float  # eV
-    rattled_rms: float = 0.0  # eV/Angstrom, rms force after random displacements (limits.RATTLE); of references
 
 
 class Compiled(NamedTuple):
@@ -75,7 +73,7 @@ class Subject(NamedTuple):
     seed: int
 
     def rng(self, row: int) -> np.random.Generator:
-        """Random numbers of one row, or of none (0): the same whichever other rows run."""
+        """Random numbers of one row: the same whichever other rows run."""
         return np.random.default_rng([self.seed, row])
 
     def limit(self, limit: Limit) -> float | None:
