@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from ase.io.formats import UnknownFileTypeError
 from macejax.data.structure import DataError
 
 FilePath = str | PathLike[str]
+LateFile = Callable[[], TextIO]
 
 
 def read_frames(path: FilePath, index: str = ":") -> list[Atoms]:
@@ -49,22 +50,23 @@ def snapshot(atoms: Atoms) -> Atoms:
 class Recorder:
     """Appends atoms to an extxyz trajectory, and a NamedTuple of numbers to a log of JSON lines; made by `recorder`."""
 
-    def __init__(self, trajectory: TextIO | None, log: TextIO | None) -> None:
+    def __init__(self, trajectory: LateFile | None, log: LateFile | None) -> None:
         self._trajectory, self._log = trajectory, log
 
     def __call__(self, atoms: Atoms, numbers: Any) -> None:
         """Append, and flush, so that a run can be followed and a killed one is not lost."""
         if self._trajectory is not None:
-            write(self._trajectory, snapshot(atoms), format="extxyz")
-            self._trajectory.flush()
+            write(self._trajectory(), snapshot(atoms), format="extxyz")
+            self._trajectory().flush()
         if self._log is not None:
-            print(json.dumps(numbers._asdict()), file=self._log, flush=True)
+            print(json.dumps(numbers._asdict()), file=self._log(), flush=True)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file, each made sure to be on the disk: what a restart begins behind."""
         found = {}
-        for name, file in (("trajectory", self._trajectory), ("log", self._log)):
-            if file is not None:
+        for name, late in (("trajectory", self._trajectory), ("log", self._log)):
+            if late is not None:
+                file = late()
                 file.flush()
                 os.fsync(file.fileno())
                 found[name] = os.fstat(file.fileno()).st_size
@@ -112,19 +114,34 @@ def recorder(
     if resume is None:
         refuse_existing(paths.values(), overwrite)
     with ExitStack() as stack:
-        files = {}
-        for name, path in paths.items():
-            if resume is not None and path.exists():
-                os.truncate(path, resume[name])
-            files[name] = stack.enter_context(open(path, "w" if resume is None else "a", encoding="utf-8"))
+        files = {name: stack.enter_context(late_file(path, (resume or {}).get(name, 0))) for name, path in paths.items()}
+        yield Recorder(files.get("trajectory"), files.get("log"))
+
+
+@contextmanager
+def late_file(path: Path, size: int = 0) -> Iterator[LateFile]:
+    """A function that gives the open file, cut to `size` bytes at its first call.
+
+    What stops before then leaves an old file as it was, and no new one that the next try would have to overwrite.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    existed, begun = path.exists(), False
+    with open(path, "a", encoding="utf-8") as file:
+
+        def get() -> TextIO:
+            nonlocal begun
+            if not begun:
+                file.truncate(size)
+                begun = True
+            return file
+
         try:
-            yield Recorder(files.get("trajectory"), files.get("log"))
-        except BaseException:
-            for name, file in files.items():  # what stopped before its first frame leaves nothing that the next try must overwrite
-                file.flush()
-                if resume is None and paths[name].stat().st_size == 0:
-                    paths[name].unlink()
-            raise
+            yield get
+        finally:
+            if not begun and not existed:
+                path.unlink()
 
 
 def _list(names: Iterable[str]) -> str:

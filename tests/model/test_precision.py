@@ -102,14 +102,18 @@ def test_a_policy_that_a_cpu_would_not_follow_is_refused_everywhere(model, tmp_p
             train(configuration(tmp_path, run__dtype=name), quiet=True)
     save_model(tmp_path / "m.mace", model)
     atoms("water").write(tmp_path / "w.xyz")
-    md = ["md", str(tmp_path / "m.mace"), str(tmp_path / "w.xyz"), "-o", str(tmp_path / "o.xyz"), "--dtype", "tf32"]
-    for engine in ("ase", "jax"):
-        with pytest.raises(SystemExit) as stopped:
-            main([*md, "--engine", engine])
-        assert stopped.value.code == 2 and "matrix products in tf32 are for gpu" in capsys.readouterr().err
+    paths = [str(tmp_path / "m.mace"), str(tmp_path / "w.xyz")]
+    old, log = tmp_path / "old.xyz", tmp_path / "md.jsonl"
+    old.write_text("kept")
+    for command in (["md", "--engine", "ase", "--log", str(log)], ["md", "--engine", "jax", "--log", str(log)], ["relax"]):
+        for output in (old, tmp_path / "new.xyz"):
+            with pytest.raises(SystemExit) as stopped:
+                main([command[0], *paths, *command[1:], "-o", str(output), "--dtype", "tf32", *(["--overwrite"] if output == old else [])])
+            assert stopped.value.code == 2 and "matrix products in tf32 are for gpu" in capsys.readouterr().err
+    assert old.read_text() == "kept" and not log.exists() and not (tmp_path / "new.xyz").exists()
 
 
-def test_the_policy_reaches_calculator_evaluation_and_training(model, monkeypatch, tmp_path):
+def test_the_policy_reaches_calculator_engines_evaluation_and_training(model, monkeypatch, tmp_path):
     """Products that a CPU has not are asked for where the device is not asked: the programs have them."""
     monkeypatch.setattr(Precision, "require", lambda *_: None)
     graphs = [macejax.build_graph(structure("water"), CONFIG.elements, CONFIG.cutoff)]

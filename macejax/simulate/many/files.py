@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.io import write
 
 from macejax.simulate.many.relax import Relaxed
-from macejax.simulate.record import read_frames, refuse_existing, snapshot
+from macejax.simulate.record import late_file, read_frames, refuse_existing, snapshot
 from macejax.simulate.relax import Relaxation
 
 Observe = Callable[[int, Atoms, Relaxation], None]
@@ -53,20 +53,20 @@ def saving(
     refuse_existing((output, trajectory, log, *others), overwrite)
     results: dict[int, Atoms] = {}
     with ExitStack() as stack:
-        opened = {p: stack.enter_context(open(p, "w", encoding="utf-8")) for p in (output, trajectory, log) if p is not None}
+        opened = {p: stack.enter_context(late_file(p)) for p in (output, trajectory, log) if p is not None}
 
         def put(path: Path, atoms: Atoms, **info: Any) -> Atoms:
             frame = snapshot(atoms)
             frame.info |= info
-            write(opened[path], frame, format="extxyz")
-            opened[path].flush()
+            write(opened[path](), frame, format="extxyz")
+            opened[path]().flush()
             return frame
 
         def observe(place: int, atoms: Atoms, state: Relaxation) -> None:
             if trajectory is not None:
                 put(trajectory, atoms, structure=place, step=state.step)
             if log is not None:
-                print(json.dumps({"structure": place, **state._asdict()}), file=opened[log], flush=True)
+                print(json.dumps({"structure": place, **state._asdict()}), file=opened[log](), flush=True)
 
         def keep(place: int, result: Relaxed) -> None:
             about = {"structure": place, "source": result.name, "converged": result.end.converged, "steps": result.end.step}

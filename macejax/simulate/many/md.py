@@ -140,7 +140,7 @@ def run_many(
     jobs = [_job(config, plan, *each) for each in zip(range(len(images)), names_of(images, names), images, lanes, settings, strict=True)]
     runs, on_frame, on_end = _collector(config, images, jobs, settings, observe, keep_frames)
     with jax.enable_x64(True):
-        program = _program(config, site_energy, ensemble, free_shape, policy, len(models))
+        program = _program(config, site_energy, ensemble, free_shape, policy.parameters, policy.products, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
         summary = drive(jobs, engine_for(program, models, policy.parameters, chunk, batch_atoms), on_frame, on_end)
     return Runs(runs, summary)
@@ -186,10 +186,12 @@ def _collector(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _program(config: ModelConfig, own: SiteEnergy | None, ensemble: Ensemble, free_shape: bool, policy: Precision, lanes: int) -> Program:
+def _program(
+    config: ModelConfig, own: SiteEnergy | None, ensemble: Ensemble, free_shape: bool, dtype: str, products: str, lanes: int
+) -> Program:
     """Kept from call to call: the next run of the like compiles nothing."""
-    function = site_energy_of(config, own, policy.products)
-    advance = make_advance(function, rule(ensemble, free_shape), config.cutoff, np.dtype(policy.parameters), RECORDED)
+    function = site_energy_of(config, own, products)
+    advance = make_advance(function, rule(ensemble, free_shape), config.cutoff, np.dtype(dtype), RECORDED)
     return make_program(advance, lanes)
 
 

@@ -118,7 +118,7 @@ def relax_many(
     results, on_frame, on_end = _collector(config, images, jobs, observe, on_result)
     with jax.enable_x64(True):
         cells = any(each["cell"] for each in settings)
-        program = _program(config, site_energy, optimizer, cells, policy, observe is not None, len(models))
+        program = _program(config, site_energy, optimizer, cells, policy.parameters, policy.products, observe is not None, len(models))
         summary = drive(jobs, engine_for(program, models, policy.parameters, (CHUNK, 1), batch_atoms), on_frame, on_end)
     return Relaxations(results, summary)
 
@@ -166,12 +166,12 @@ def _collector(
 
 @functools.lru_cache(maxsize=PROGRAMS)
 def _program(
-    config: ModelConfig, own: SiteEnergy | None, optimizer: Optimizer, cells: bool, policy: Precision, whole: bool, lanes: int
+    config: ModelConfig, own: SiteEnergy | None, optimizer: Optimizer, cells: bool, dtype: str, products: str, whole: bool, lanes: int
 ) -> Program:
     """Kept from call to call: the next relaxation of the like compiles nothing."""
     recorded = WHOLE if whole else Recorded((), NUMBERS)
-    function = site_energy_of(config, own, policy.products)
-    return make_program(make_advance(function, rule(optimizer, cells), config.cutoff, np.dtype(policy.parameters), recorded), lanes)
+    function = site_energy_of(config, own, products)
+    return make_program(make_advance(function, rule(optimizer, cells), config.cutoff, np.dtype(dtype), recorded), lanes)
 
 
 def _unfinished(job: Job) -> str:
