@@ -87,6 +87,7 @@ def test_full_weights_fold_onto_the_reduced_basis():
     np.testing.assert_allclose(node_energies(reduced, folded), node_energies(full, params), rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_scale_and_shift_and_contributions():
     config = ModelConfig(**SMALL, scale=1.7, shift=-0.3)
     params = init_model(config, jax.random.key(0), jnp.float64).params

@@ -104,6 +104,7 @@ def test_a_file_that_mace_torch_loads(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, macejax.load(tmp_path / "m.model").params, model.params)
 
 
+@pytest.mark.thorough
 def test_dynamics_with_the_exported_module_are_the_same(tmp_path):
     """Four steps through ASE, where mace-torch's calculator reads the file."""
     from mace.calculators import MACECalculator

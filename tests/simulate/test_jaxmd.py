@@ -311,6 +311,7 @@ def test_fire_of_atoms_and_box():
     assert found.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.x32
 def test_float32():
     atoms = copper(2)

@@ -119,6 +119,7 @@ def test_unlike_systems_do_what_they_do_alone():
     check_alone(zoo(), [1, 2], None, ensemble="nvt", **options)
 
 
+@pytest.mark.thorough
 def test_waiting_skin_and_frames_change_nothing():
     """Few at a time, worn lists, many or few looks of the host: the same trajectories."""
     options = {"timestep": 4.0, "temperature": 900.0, "seed": 3, "ensemble": "nvt", "relaxation_time": 50.0}
