@@ -65,9 +65,8 @@ def check_potential(
     In float64 every promise is tested by itself. In float32 the results are compared with those of float64 with the same weights, since a
     comparison of float32 with itself hides what both lose. Energies are multiplied by a power of two (`report.factor`) where the rms
     force over all structures is less than 1 eV/Angstrom, so that the thresholds, which are absolute in part, bind a small potential too.
-    Errors of forces and stress count beyond four epsilons of the dtype of the sum of magnitudes of the forces of pairs, for these cancel in
-    crystals.
-    A small model takes about half a minute, most of it compilation.
+    Errors of forces and stress count beyond 4 epsilon times the sum of the magnitudes of the forces of pairs, epsilon being that of the
+    dtype: in a crystal these cancel, and no arithmetic knows better what they leave. A small model takes about half a minute, most of it compilation.
 
     | row | promise |
     |---|---|

@@ -36,7 +36,7 @@ class Result(NamedTuple):
     forces: np.ndarray  # [n, 3] eV/Angstrom
     strain_derivative: np.ndarray  # [3, 3] eV
     stress: np.ndarray  # [3, 3] eV/Angstrom^3
-    # What the dtype of the check cannot resolve: limits.EPSILONS times its epsilon, of the sum of magnitudes of the forces of pairs.
+    # What the dtype of the check cannot resolve: limits.EPSILONS times its epsilon times the sum of the magnitudes of the forces of pairs.
     force_resolution: np.ndarray  # [n] eV/Angstrom
     strain_resolution: float  # eV
 
