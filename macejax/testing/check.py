@@ -66,7 +66,8 @@ def check_potential(
     comparison of float32 with itself hides what both lose. Energies are multiplied by a power of two (`report.factor`) where the rms
     force over all structures is less than 1 eV/Angstrom, so that the thresholds, which are absolute in part, bind a small potential too.
     Errors of forces and stress count beyond 4 epsilon times the sum of the magnitudes of the forces of pairs, epsilon being that of the
-    dtype: in a crystal these cancel, and no arithmetic knows better what they leave. A small model takes about half a minute, most of it compilation.
+    dtype: in a crystal these cancel, and no arithmetic knows better what they leave. A small model takes about half
+    a minute, most of it compilation.
 
     | row | promise |
     |---|---|

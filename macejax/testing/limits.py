@@ -18,8 +18,8 @@ class Limit(NamedTuple):
 
 FORCE_FLOOR = 1e-2  # eV/Angstrom, smallest rms force
 STRAIN_FLOOR = 1e-1  # eV, smallest dE/d(strain)
-# Forces and dE/d(strain) are sums over pairs, which cancel in crystals to a hundredth and less. Errors count beyond the epsilon of the dtype
-# times the sum of the magnitudes times this: no pair's force is known better.
+# Forces and dE/d(strain) are sums over pairs, which cancel in crystals to a hundredth and less. Errors count beyond the epsilon of the
+# dtype times the sum of the magnitudes times this: no pair's force is known better.
 EPSILONS = 4
 GRADIENT_FLOOR = 1e-3  # of the largest parameter gradient: smaller ones are compared in units of it
 UNIT = 1.0  # eV or eV/Angstrom: relative errors are relative to this where the value is smaller
