@@ -23,7 +23,9 @@ class Architecture(Section):
     distance_transform: Literal["none", "Agnesi", "Soft"] = Field(
         "none", description="Transform of distances, by covalent radii, before the radial basis."
     )
-    pair_repulsion: bool = Field(False, description="Add the ZBL repulsion of nuclei closer than the sum of their covalent radii.")
+    pair_repulsion: bool = Field(
+        False, description="Add the ZBL repulsion of nuclei closer than the sum of their covalent radii, and than the cutoff."
+    )
     num_interactions: int = Field(2, ge=1, description="Message-passing layers.")
     l_max: int = Field(3, ge=0, description="Highest degree of the spherical harmonics.")
     correlation: int | tuple[int, ...] = Field(
@@ -37,7 +39,9 @@ class Architecture(Section):
         None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
     )
     edge_irreps_first_scalar: bool = Field(False, description="The first layer sends as many scalars as edge_irreps have.")
-    so3: bool = Field(False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too.")
+    so3: bool = Field(
+        False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too. Mirror images then have different energies."
+    )
     agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
     readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
     readout_irreps: str = Field(

@@ -64,11 +64,14 @@ def make_heads(graph: jraph.GraphsTuple, num_heads: int, dtype: jnp.dtype) -> ja
 
 
 def repulsion(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> jax.Array:
-    """ZBL energy of every atom [N] (eV)."""
+    """ZBL energy of every atom [N] (eV). Of heavy elements it may reach beyond the cutoff, where it ends as in mace-torch, with or without
+    a skin.
+    """
+    lengths = safe_norm(vectors)
     radii = sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype))
     numbers = _of_pairs(np.array(config.elements, np.float64), graph, vectors.dtype)
-    pairs = zbl(safe_norm(vectors), *numbers, radii, config.cutoff_power)
-    return jnp.sum(jnp.where(rows(graph.edges["mask"], graph), pairs, 0), axis=1)
+    pairs = zbl(lengths, *numbers, radii, config.cutoff_power)
+    return jnp.sum(jnp.where(rows(graph.edges["mask"], graph) & (lengths < config.cutoff), pairs, 0), axis=1)
 
 
 def _of_pairs(values: np.ndarray, graph: jraph.GraphsTuple, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:

@@ -55,7 +55,8 @@ def lennard_jones(cutoff: float, onset: float | None = None) -> SiteEnergy:
 def screened_repulsion(elements: Sequence[int], power: int = 6) -> SiteEnergy:
     """The repulsion of nuclei by Ziegler, Biersack and Littmark, for a model that was built without it (`pair_repulsion`).
 
-    It ends at the sum of the covalent radii. Its parameters are {"strength": number}, 1 for ZBL itself.
+    It ends at the sum of the covalent radii, to which the neighbour list must reach. Its parameters are {"strength": number}, 1 for ZBL
+    itself.
 
     Args:
       elements: atomic numbers that the model knows, ascending.

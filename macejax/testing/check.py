@@ -86,7 +86,7 @@ def check_potential(
       site_energy: `(params, vectors [N, M, 3], graph) -> node energies [N]` (eV), for a Flax module its `apply`.
       params: its parameters; cast to `dtype`.
       config: anything with `elements` (ascending atomic numbers), `cutoff` (Angstrom) and, for a potential that passes messages,
-        `num_interactions`; a ModelConfig has them.
+        `num_interactions`; where `so3` is true, row 4 leaves inversion and reflections out. A ModelConfig has them.
       structures: what to test it on, by name or in a list; their labels play no role. Default: small ones made of `elements`. A row that
         none of them suits takes default ones.
       dtype: "float64" or "float32", of the computation under test.

@@ -61,6 +61,7 @@ class Subject(NamedTuple):
     elements: tuple[int, ...]
     cutoff: float  # Angstrom
     reach: float  # Angstrom, how far an atom's energy sees
+    has_parity: bool  # whether mirror images have the same energy
     dtype: np.dtype
     structures: Mapping[str, Structure]  # without labels; every pair of atoms has a direction
     coincident: Mapping[str, Structure]  # the others: a rounding error turns their pairs, so forces mean nothing
@@ -113,6 +114,7 @@ def make_subject(
         elements=elements,
         cutoff=cutoff,
         reach=cutoff * int(getattr(config, "num_interactions", 1)),
+        has_parity=not getattr(config, "so3", False),
         dtype=np.dtype(dtype),
         structures=regular or defaults,
         coincident={name: structure for name, structure in structures.items() if name not in regular},

@@ -42,10 +42,13 @@ CELLS = 5  # atoms are moved by up to so many cells
 
 
 def rotation(subject: Subject) -> list[Check]:
-    """Row 4: under O(3), proper or not, and translation E is invariant, F a vector, dE/d(strain) a tensor; features turn too."""
+    """Row 4: under O(3), proper or not, and translation E is invariant, F a vector, dE/d(strain) a tensor; features turn too.
+
+    Under SO(3) where the potential has no parity.
+    """
     rng = subject.rng(4)
     results = expected(subject, subject.structures)
-    matrices = [random_rotation(rng, improper=i % 2 == 0) for i in range(ROTATIONS)]
+    matrices = [random_rotation(rng, improper=subject.has_parity and i % 2 == 0) for i in range(ROTATIONS)]
     cases = []
     for name, structure in subject.structures.items():
         known, centred = results[name], near_origin(subject, structure)

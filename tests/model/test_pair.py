@@ -11,9 +11,11 @@ import pytest
 from ase import Atoms
 from ase.calculators.lj import LennardJones
 
+from macejax.config import ModelConfig
 from macejax.data.batch import Capacity, batch
 from macejax.data.graph import build_graph
 from macejax.data.read import from_atoms
+from macejax.model.edges import repulsion
 from macejax.model.geometry import edge_vectors
 from macejax.model.model import build
 from macejax.model.pair import CORE, add, lennard_jones, screened_repulsion
@@ -114,6 +116,18 @@ def test_sum_with_a_mace_and_repulsion():
     assert np.isfinite(slope) and float(slope) > 0
     with pytest.raises(ValueError, match="as many sets"):
         total(together, (model.params,), graph)
+
+
+@pytest.mark.parametrize("reach", [2.0, 2.5])
+def test_repulsion_of_a_model_ends_at_its_cutoff_whatever_the_list(reach):
+    """The covalent radii of caesium add to 4.9 Angstrom."""
+    config = ModelConfig(elements=(55,), e0s=(0.0,), cutoff=2.0, hidden_irreps="2x0e", pair_repulsion=True)
+    found = []
+    for distance in (1.9, 2.2):
+        graph = build_graph(from_atoms(Atoms("Cs2", [[0, 0, 0], [0, 0, distance]])), config.elements, reach)
+        rows = batch([graph], Capacity(3, 4, 2, 1), np.float64)
+        found.append(float(jnp.sum(repulsion(edge_vectors(rows), rows, config))))
+    assert found[0] > 1e-3 and found[1] == 0
 
 
 def test_in_the_calculator():
