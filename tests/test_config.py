@@ -91,6 +91,14 @@ def test_refused_with_a_sentence(overrides, sentence):
         load_config(None, TRAIN | overrides)
 
 
+def test_a_repulsion_that_would_be_cut_off_is_refused():
+    section = ModelSection(pair_repulsion=True, cutoff=3.0)
+    derived = {"avg_num_neighbors": 1.0, "scale": 1.0, "shift": 0.0}
+    assert section.resolve(elements=(1, 8), e0s=(0.0, 0.0), **derived).pair_repulsion
+    with pytest.raises(ValueError, match=r"two atoms of Sr ends at 3\.90 Angstrom; at the cutoff of 3 "):
+        section.resolve(elements=(8, 38, 83), e0s=(0.0,) * 3, **derived)
+
+
 def test_files_that_are_no_configuration_are_refused(tmp_path):
     for content, sentence in (
         ("a: [", "cannot be read as YAML"),

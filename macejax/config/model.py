@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from macejax.config.architecture import Architecture
 from macejax.config.predicts import NOT_OF_MOMENTS, PREDICTS, ModelName
 from macejax.config.section import Section
-from macejax.data.species import NUMBERS
+from macejax.data.species import NUMBERS, SYMBOLS, covalent_radii
 
 # Blocks whose radial network reads more than radial functions, or has biases. In mace_run_train their energies jump at the cutoff, unless
 # the weights are cut off.
@@ -194,6 +194,9 @@ class ModelSection(Architecture):
           avg_num_neighbors: of the training set.
           scale, shift: statistics of the training set, or of each head (eV).
           heads: names of the heads.
+
+        Raises:
+          ValueError: options that contradict each other, or a repulsion that reaches beyond the cutoff.
         """
         architecture = self.model_dump(
             exclude={"model", "heads", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
@@ -201,6 +204,8 @@ class ModelSection(Architecture):
         moments = "dipole" in PREDICTS[self.model]
         if moments and self.scaling == "std_scaling":
             raise ValueError(f"{self.model} has no scale: leave model.scaling out.")
+        if self.pair_repulsion:
+            _require_end_of_repulsion(elements, self.cutoff)
         first = "RealAgnosticResidual" if self.model == "ScaleShiftMACE" else "RealAgnostic"
         derived: dict[str, Any] = {
             "avg_num_neighbors": avg_num_neighbors,
@@ -236,6 +241,16 @@ def atomic_number(element: int | str) -> int:
     if not 1 <= number <= 118:
         raise ValueError(f"{element!r} is no element: give a symbol such as Si, or an atomic number from 1 to 118.")
     return number
+
+
+def _require_end_of_repulsion(elements: tuple[int, ...], cutoff: float) -> None:
+    """Refuse a repulsion that is cut off before it ends, as that of mace-torch would be."""
+    radius, widest = max(zip(covalent_radii(elements).tolist(), elements, strict=True))
+    if 2 * radius > cutoff:
+        raise ValueError(
+            f"the repulsion of two atoms of {SYMBOLS[widest]} ends at {2 * radius:.2f} Angstrom; at the cutoff of {cutoff:g} energies "
+            f"would jump: raise model.cutoff, or leave model.pair_repulsion out."
+        )
 
 
 def _check_moments(config: ModelConfig) -> None:

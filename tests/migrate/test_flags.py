@@ -189,6 +189,7 @@ def test_many_combinations_load(tmp_path):
         "max_ell": ["2", "3"],
         "max_L": ["0", "1", "3"],
         "num_cutoff_basis": ["3", "6"],
+        "r_max": ["4.5", "6"],
         "atomic_numbers": ["[1, 8]"],
         "radial_MLP": ["[8, 8]"],
         "MLP_irreps": ["8x0e"],

@@ -128,6 +128,7 @@ def test_every_combination_keeps_every_promise(first: str, other: str, hidden: s
             "agnostic_product": True,
             "distance_transform": "Agnesi",
             "pair_repulsion": True,
+            "cutoff": 4.0,  # where the repulsion of strontium ends
         },
     ],
     ids=str,
