@@ -41,7 +41,11 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     Of a file of mace-torch, the header that it would have once converted.
     """
     path = _path(path)
-    return header_of_model(load_model(path), {"read from": "a file of mace-torch"}) if _is_torch(path) else header_of_file(path)
+    if _is_torch(path):
+        from macejax.checkpoint.torch_file import load_torch
+
+        return header_of_model(load_torch(path), {"read from": "a file of mace-torch"})
+    return header_of_file(path)
 
 
 def _path(path: str | os.PathLike) -> Path:

@@ -128,20 +128,20 @@ def late_file(path: Path, size: int = 0) -> Iterator[LateFile]:
       OSError: the file cannot be written.
     """
     existed, begun = path.exists(), False
-    with open(path, "a", encoding="utf-8") as file:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
 
-        def get() -> TextIO:
-            nonlocal begun
-            if not begun:
-                file.truncate(size)
-                begun = True
-            return file
+            def get() -> TextIO:
+                nonlocal begun
+                if not begun:
+                    file.truncate(size)
+                    begun = True
+                return file
 
-        try:
             yield get
-        finally:
-            if not begun and not existed:
-                path.unlink()
+    finally:
+        if not begun and not existed:
+            path.unlink(missing_ok=True)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -56,11 +56,17 @@ def rotation(subject: Subject) -> list[Check]:
             turned = known._replace(forces=known.forces @ matrix.T, strain_derivative=matrix @ known.strain_derivative @ matrix.T)
             cases.append(Case(name, displaced(rotated(centred, matrix), rng.uniform(-10, 10, 3)), turned))
     found = list(zip(cases, evaluate(subject, [case.structure for case in cases]), strict=True))
+    group = "O(3)" if subject.has_parity else "SO(3)"
+    of_strain = strain_relative if subject.is_double else strain_over_largest
     promises = [
-        ("energy is invariant under O(3), per atom", limits.ROTATION_ENERGY, energy_per_atom if subject.is_double else energy_relative),
-        ("forces turn under O(3), in eV/A", limits.ROTATION_FORCE_ABSOLUTE, force_absolute),
-        ("forces turn under O(3), in rms forces", limits.ROTATION_FORCE_RELATIVE, force_over_rms),
-        ("dE/d(strain) turns under O(3), relative", limits.ROTATION_STRAIN, strain_relative if subject.is_double else strain_over_largest),
+        (f"energy is invariant under {group}, per atom", limits.ROTATION_ENERGY, energy_per_atom if subject.is_double else energy_relative),
+        (f"forces turn under {group}, in eV/A", limits.ROTATION_FORCE_ABSOLUTE, force_absolute),
+        (f"forces turn under {group}, in rms forces", limits.ROTATION_FORCE_RELATIVE, force_over_rms),
+        (
+            f"dE/d(strain) turns under {group}, relative",
+            limits.ROTATION_STRAIN,
+            strain_relative if subject.is_double else strain_over_largest,
+        ),
     ]
     checks = [
         worst_of(4, promise, subject.limit(limit), [(error(result, case.expected), case.name) for case, result in found])

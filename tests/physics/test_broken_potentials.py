@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from macejax.testing import edge_cases
 from tests.physics import toy
-from tests.physics.broken import BROKEN, BROKEN_IN_FLOAT32, CONFIG, bare_atom_has_no_energy
+from tests.physics.broken import BROKEN, BROKEN_IN_FLOAT32, CONFIG, anisotropic, bare_atom_has_no_energy, pseudoscalar
 from tests.physics.quick import check
 
 
@@ -22,6 +23,13 @@ def test_broken_potential_is_caught(potential: Callable) -> None:
 def test_what_breaks_in_float32_is_caught_there(potential: Callable) -> None:
     row = BROKEN_IN_FLOAT32[potential]
     assert row in failed_rows(potential, rows=[row], dtype="float32")
+
+
+def test_without_parity_mirror_images_may_differ_and_rotations_may_not() -> None:
+    config = SimpleNamespace(**CONFIG._asdict(), so3=True)
+    found = [check(potential, toy.init(CONFIG), config, rows=[4]) for potential in (pseudoscalar, anisotropic)]
+    assert [report.passed for report in found] == [True, False]
+    assert any("under SO(3)" in promise.promise for promise in found[0].checks)
 
 
 def test_energy_of_an_isolated_atom_is_compared_with_the_one_that_is_expected() -> None:
