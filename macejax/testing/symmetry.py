@@ -65,7 +65,7 @@ def rotation(subject: Subject) -> list[Check]:
         (
             f"dE/d(strain) turns under {group}, relative",
             limits.ROTATION_STRAIN,
-            strain_relative if subject.is_double else strain_over_largest,
+            of_strain,
         ),
     ]
     checks = [
