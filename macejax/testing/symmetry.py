@@ -62,11 +62,7 @@ def rotation(subject: Subject) -> list[Check]:
         (f"energy is invariant under {group}, per atom", limits.ROTATION_ENERGY, energy_per_atom if subject.is_double else energy_relative),
         (f"forces turn under {group}, in eV/A", limits.ROTATION_FORCE_ABSOLUTE, force_absolute),
         (f"forces turn under {group}, in rms forces", limits.ROTATION_FORCE_RELATIVE, force_over_rms),
-        (
-            f"dE/d(strain) turns under {group}, relative",
-            limits.ROTATION_STRAIN,
-            of_strain,
-        ),
+        (f"dE/d(strain) turns under {group}, relative", limits.ROTATION_STRAIN, of_strain),
     ]
     checks = [
         worst_of(4, promise, subject.limit(limit), [(error(result, case.expected), case.name) for case, result in found])
