@@ -18,7 +18,6 @@ from macejax.data.structure import DataError, Structure
 from macejax.model.architecture import check_irreps
 from macejax.model.model import Model, build, init_model, parameter_shapes
 from macejax.potential import moment_derivatives, predict, predict_moments
-from tests.parity.ours import quick_jit
 
 NAMES = ("AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE")
 READOUTS = {"AtomicDipolesMACE": "3x1o", "EnergyDipolesMACE": "3x0e + 2x1o", "AtomicDielectricMACE": "3x0e + 2x1o + 3x2e"}
@@ -68,7 +67,7 @@ def test_symmetry_derivatives_and_origin(name: str) -> None:
     apply, graphs = build(model.config).apply, model_graphs(images(), model.config)
     capacity = capacity_for(graphs)
     rows = batch(graphs, capacity._replace(nodes=capacity.nodes + 3, graphs=capacity.graphs + 1), np.float64)
-    compute = quick_jit(lambda params, rows: (predict_moments(apply, params, rows), moment_derivatives(apply, params, rows)))
+    compute = jax.jit(lambda params, rows: (predict_moments(apply, params, rows), moment_derivatives(apply, params, rows)))
     moments, derivatives = jax.device_get(compute(model.params, rows))
     rotation, dipole = Rotation.random(random_state=5).as_matrix(), moments.dipole
     assert np.abs(moments.atomic_dipoles[:5]).max() > 0.01
@@ -101,7 +100,7 @@ def test_padding_precision_and_gradients() -> None:
     """The same numbers beside other structures and with more padding; in float32; gradients of everything are finite."""
     model = init_model(config("AtomicDielectricMACE", num_interactions=1), jax.random.key(1), jnp.float64)
     apply, graphs = build(model.config).apply, model_graphs(images(), model.config)
-    compute = quick_jit(lambda params, rows: predict_moments(apply, params, rows))
+    compute = jax.jit(lambda params, rows: predict_moments(apply, params, rows))
     alone = compute(model.params, batch(graphs[:1], capacity_for(graphs[:1]), np.float64))
     roomy = Capacity(12, 8, 4, 3)
     beside = compute(model.params, batch(graphs[6::-6], roomy, np.float64))
@@ -118,7 +117,7 @@ def test_padding_precision_and_gradients() -> None:
         return jnp.sum(moments.dipole**2) + jnp.sum(moments.polarizability**2)
 
     positions = batch(graphs[6:], roomy, np.float64).nodes["positions"]
-    gradients = quick_jit(jax.grad(loss, argnums=(0, 1)))(model.params, positions)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(model.params, positions)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     assert np.abs(gradients[1]).max() > 0
 

@@ -80,7 +80,7 @@ def evaluator(model: Model) -> ours.Answer:
     """A function from atoms to the quantities of `evaluate`, compiled once."""
     module, params = build(model.config), jax.tree.map(jnp.asarray, model.params)
 
-    @ours.quick_jit
+    @jax.jit
     def compute(params: Any, graph: jraph.GraphsTuple) -> tuple[Moments, MomentDerivatives, Any]:
         energy = predict(module.apply, params, graph)[:3] if model.config.has_energies else None
         return predict_moments(module.apply, params, graph), moment_derivatives(module.apply, params, graph), energy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +21,6 @@ from macejax.potential.hessian import hessian as second_derivatives
 
 # Holds every structure of reference.STRUCTURES, so that a model is compiled once; with padding atoms and a padding structure.
 CAPACITY = Capacity(nodes=10, slots=32, graphs=2, species=3)
-# Each model is compiled for a handful of evaluations: code that is made quickly beats code that runs quickly.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 Answer = Callable[[ase.Atoms], dict[str, np.ndarray]]
@@ -38,7 +35,7 @@ def evaluator(model: Model, capacity: Capacity = CAPACITY, *, hessian: bool = Tr
     module = build(model.config)
     params = jax.tree.map(jnp.asarray, model.params)
 
-    @quick_jit
+    @jax.jit
     def compute(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array, jax.Array]:
         layers = module.apply(params, edge_vectors(graph), graph, method="contributions")
         second = second_derivatives(module.apply, params, graph) if hessian else jnp.zeros(())

@@ -128,6 +128,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # Compiled by name: the others run with `-m slow`.
 SLOW = ("2o-and-1e", "attention-throughout")
+# Of the rest, those that are compared by default; the others run with `make thorough`, and as frozen answers by default.
+QUICK = ("agnesi-zbl", "density", "nonlinear-heads")
 
 
 class Case(NamedTuple):
@@ -157,7 +159,10 @@ def product_case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(options, id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, options in VARIANTS.items()],
+    params=[
+        pytest.param(options, id=name, marks=pytest.mark.slow if name in SLOW else () if name in QUICK else pytest.mark.thorough)
+        for name, options in VARIANTS.items()
+    ],
 )
 def variant_case(request: pytest.FixtureRequest) -> Case:
     return make_case(**request.param, hessian=False)
@@ -242,7 +247,7 @@ def test_parameter_gradient_of_a_force_loss(name: str) -> None:
     graph = batch([ours.to_graph(atoms, model)], ours.CAPACITY, np.float64)
     apply = build(model.config).apply
 
-    @ours.quick_jit
+    @jax.jit
     def gradient_of_loss(params: Any) -> Any:
         return jax.grad(lambda p: jnp.sum((predict(apply, p, graph).forces[: len(atoms)] - wanted) ** 2))(params)
 

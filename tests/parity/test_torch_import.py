@@ -29,6 +29,15 @@ def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return lambda **options: reference.random_module(**{**TINY, **options})
 
 
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("mace")
+    file = tmp_path_factory.mktemp("tiny") / "c.pt"
+    torch.save({"model": reference.random_module(**TINY).state_dict()}, file)
+    return file
+
+
 @needs_torch
 @pytest.mark.parametrize(
     ("options", "sentence"),
@@ -199,13 +208,10 @@ def test_a_checkpoint_has_its_own_energies_of_atoms(make: Callable[..., Any], tm
     ids=str,
 )
 def test_a_checkpoint_of_another_architecture_is_refused(
-    make: Callable[..., Any], tmp_path: Path, options: dict[str, Any], sentence: str
+    make: Callable[..., Any], tiny_checkpoint: Path, options: dict[str, Any], sentence: str
 ) -> None:
-    import torch
-
-    torch.save({"model": make().state_dict()}, tmp_path / "c.pt")
     with pytest.raises(TorchImportError, match=sentence):
-        load_torch(tmp_path / "c.pt", from_torch(make(**options)).config)
+        load_torch(tiny_checkpoint, from_torch(make(**options)).config)
 
 
 @needs_torch

@@ -30,7 +30,7 @@ LOSS = loss_terms(LossConfig())
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.train.worker", *map(str, arguments)]
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

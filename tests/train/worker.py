@@ -65,9 +65,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, nargs=2)
     options = parser.parse_args()
     here = max(options.devices) if options.rank is None else options.devices[0] // 2
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={here} --xla_backend_optimization_level=0"  # compiles in half the time
-    )
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={here}"
     import jax
 
     jax.config.update("jax_enable_x64", True)
