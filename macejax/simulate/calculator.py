@@ -154,7 +154,7 @@ class Calculator(AseCalculator):
         results = {"energy": energy, "free_energy": energy, "energies": energies, "node_energy": node_energy}
         results |= {"forces": forces, "virials": virials}
         if has_volume:
-            results["stresses"] = np.stack([full_3x3_to_voigt_6_stress(-virial) for virial in virials]) / atoms.get_volume()
+            results["stresses"] = full_3x3_to_voigt_6_stress(-virials) / atoms.get_volume()
             results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress[0], np.float64))
         return results
 
@@ -223,7 +223,8 @@ class Calculator(AseCalculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; ASE, which asks, does not look at the inputs in `atoms.info`."""
         changes = super().check_state(atoms, tol)
-        if not changes and self.atoms is not None and not same_inputs(self._structure(self.atoms), self._structure(atoms)):
+        embeds = self.model.config.joint_embedding or self.model.config.has_moments
+        if embeds and not changes and self.atoms is not None and not same_inputs(self._structure(self.atoms), self._structure(atoms)):
             changes = ["info"]
         return changes
 
