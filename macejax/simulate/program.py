@@ -72,8 +72,8 @@ def advance(
 def run_chunk(program: Program, state: State, rows: RowList, until: int, timestep: float) -> tuple[State, RowList, int]:
     """From a state to step `until`; done again with larger arrays until nothing overflows.
 
-    The list goes over into the larger arrays as it is, and the forces of the beginning are computed in them anew: the result has the bits of a
-    chunk whose arrays were large from the start, though the order of a sum, and so its rounding, may depend on their size.
+    The list goes over into the larger arrays as it is, and the forces of the beginning are computed in them anew, since the order of a sum,
+    and so its rounding, may depend on their size: the result has the bits of a chunk whose arrays were large from the start.
 
     Args:
       timestep: fs, for messages.
@@ -97,8 +97,9 @@ def run_chunk(program: Program, state: State, rows: RowList, until: int, timeste
             rows = reshape(rows, grown(rows.shape, new))
         except DataError as error:
             raise SimulationError(f"step {int(end.step)}: {error}") from error
-        # A list that was never filled overflows here once more; nothing but the first evaluation begins with one, and has no use for forces.
-        state = state._replace(found=advance(*_still(program)[:-1], _before(state), rows, state.step, np.float64(np.inf))[0].found)
+        # Where the list was never filled it may overflow here once more, but then this is the first evaluation, which needs no forces.
+        start, _, _ = advance(*_still(program)[:-1], _before(state), rows, state.step, np.float64(np.inf))
+        state = state._replace(found=start.found)
     raise SimulationError(f"step {int(end.step)}: after {MOST_REPLAYS} enlargements the neighbour list still overflows ({new.shape}).")
 
 
