@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import systems
-from run import CUTOFF, MODELS, NEIGHBORS
+from run import CUTOFF, MODELS, NEIGHBORS, architecture
 
 import macejax
 from macejax.data.batch import capacity_for
@@ -51,9 +51,8 @@ def measure(system: str, options: argparse.Namespace) -> None:
         elements=elements,
         e0s=(0.0,) * len(elements),
         cutoff=CUTOFF,
-        hidden_irreps=MODELS[options.model],
         avg_num_neighbors=NEIGHBORS,
-        interaction_first="RealAgnosticResidual",
+        **architecture(MODELS[options.model]),
     )
     model = macejax.init_model(config, jax.random.key(0), np.dtype(options.dtype))
     exact_model = model

@@ -1,6 +1,6 @@
 """Time macejax beside mace-torch and mlip: the same structures and settings, one process each, in turns. See README.md.
 
-python experiments/bench/run.py [--set quick|peers|sizes|all] [--mlip PYTHON] [--output FILE.json]
+python experiments/bench/run.py [--set quick|peers|sizes|family|device|further|all] [--mlip PYTHON] [--output FILE.json]
 """
 
 from __future__ import annotations
@@ -217,6 +217,16 @@ def machine() -> dict[str, Any]:
     } | versions
 
 
+def architecture(model: dict[str, Any]) -> dict[str, Any]:
+    """An entry of MODELS, which has mace-torch's words, as options of `macejax.ModelConfig`."""
+    ours = {"use_agnostic_product": "agnostic_product", "use_so3": "so3", "max_ell": "l_max"}
+    blocks = {
+        "interaction_first": model.get("first", "RealAgnosticResidual"),
+        "interaction": model.get("interaction", "RealAgnosticResidual"),
+    }
+    return {"hidden_irreps": model["hidden"], **blocks} | {ours.get(name, name): value for name, value in model.get("options", {}).items()}
+
+
 def _draw(settings: dict[str, Any], path: str) -> None:
     import jax
 
@@ -226,9 +236,8 @@ def _draw(settings: dict[str, Any], path: str) -> None:
         elements=settings["elements"],
         e0s=(0.0,) * len(settings["elements"]),
         cutoff=CUTOFF,
-        hidden_irreps=settings["hidden"],
         avg_num_neighbors=NEIGHBORS,
-        interaction_first="RealAgnosticResidual",
+        **architecture(settings),
     )
     macejax.save(path, macejax.init_model(config, jax.random.key(0)))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import http.client
 import os
 import sys
 import urllib.error
 import urllib.request
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,18 +143,34 @@ def fetch(name: str) -> Path:
     path = folder() / found.file
     if path.exists():
         return path
-    print(f"macejax fetches {name} from {found.url}. Licence: {found.licence}.", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        _transfer(found.url, part)
-    except (OSError, ValueError) as error:
-        raise FetchError(f"{name} could not be fetched from {found.url} ({error}). Put the file at {path}, and it will be used.") from error
-    if fault := _fault(part, found.sha256):
-        part.unlink()
-        raise FetchError(f"what {found.url} sent as {name} is not the model: {fault}. Put the file at {path}, and it will be used.")
-    os.replace(part, path)
-    return path
+    with _alone(path):
+        if path.exists():  # another process had begun before
+            return path
+        print(f"macejax fetches {name} from {found.url}. Licence: {found.licence}.", file=sys.stderr)
+        part = path.with_name(path.name + ".part")
+        try:
+            _transfer(found.url, part)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise FetchError(
+                f"{name} could not be fetched from {found.url} ({error}). Put the file at {path}, and it will be used."
+            ) from error
+        if fault := _fault(part, found.sha256):
+            part.unlink()
+            raise FetchError(f"what {found.url} sent as {name} is not the model: {fault}. Put the file at {path}, and it will be used.")
+        os.replace(part, path)
+        return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time fetches a file; the others wait until it is there. The system drops the lock of a process that ends."""
+    with open(path.with_name(path.name + ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # of file systems that have no locks
+            warnings.warn(f"{file.name} cannot be locked ({error}): let no other process fetch {path.name} now.", stacklevel=3)
+        yield
 
 
 def _transfer(url: str, part: Path) -> None:

@@ -61,8 +61,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
       The manifest's `info`.
 
     Raises:
-      CheckpointError: no manifest, or a file that is missing, changed, of another size, or that nobody wrote; a newer format; a link.
+      CheckpointError: no manifest, or a file that is missing, changed, of another size, or that nobody wrote; a newer format; a link; the
+        disk does not give what it has.
     """
+    try:
+        return _verified(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}.") from error
+
+
+def _verified(folder: Path) -> Any:
     content = _load(folder)
     present = _listing(folder)
     for name, entry in content["files"].items():

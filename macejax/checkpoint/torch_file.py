@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from macejax.checkpoint.torch_basis import TorchImportError
-from macejax.checkpoint.torch_stand_ins import Irrep, Irreps, Module, Named, NumpyType, Pair, Parameter, Tensor, numpy_scalar
+from macejax.checkpoint.torch_stand_ins import (
+    Irrep,
+    Irreps,
+    Module,
+    Named,
+    NumpyType,
+    Pair,
+    Parameter,
+    Tensor,
+    TorchFunctions,
+    numpy_scalar,
+)
 
 if TYPE_CHECKING:
     from macejax.config import ModelConfig
@@ -70,6 +81,8 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
     content = read_torch(path)
     try:
         if isinstance(content, Module):
+            if config is not None:
+                raise TorchImportError("it is a whole module, which says its own configuration: leave out the other (--config).")
             return from_torch(content)
         if not (isinstance(content, dict) and isinstance(content.get("model"), dict)):
             raise TorchImportError(f"it holds {_kind(content)}, neither a module nor a training checkpoint.")
@@ -178,6 +191,8 @@ def _own(known: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Tensor:
+    if type(storage) is not np.ndarray or not all(type(n) is int for n in (offset, *shape, *strides)):
+        raise TorchImportError("a tensor of the file is made of something that is no storage: it is damaged.")  # or a trap
     if offset < 0 or min((*shape, *strides), default=0) < 0 or len(shape) != len(strides):
         raise TorchImportError("a tensor of the file has negative offset, shape or strides: it is damaged.")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
@@ -191,6 +206,15 @@ def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], st
 
 def _rebuild_parameter(tensor: Tensor, *_: Any) -> Parameter:
     return tensor.view(Parameter)
+
+
+def _function(owner: Any, name: str) -> type[Module]:
+    """`getattr`, by which pickles name what torch has in C: stands for the functions that may be gates, and for nothing else."""
+    if not (isinstance(owner, type) and issubclass(owner, TorchFunctions)) or name not in ("abs", "tanh"):
+        raise TorchImportError(
+            f"the file asks for builtins.getattr of {name!r}, which no model of mace-torch has a use for: refused. {_ADVICE}"
+        )
+    return type(name, (Module,), {})
 
 
 def _rebuild_graph(attributes: dict[str, Any], *_: Any) -> Module:
@@ -215,6 +239,9 @@ KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "slice"): slice,
     ("__builtin__", "object"): Module,
     ("builtins", "object"): Module,
+    ("__builtin__", "getattr"): _function,
+    ("builtins", "getattr"): _function,
+    ("torch._C", "_VariableFunctionsClass"): TorchFunctions,
     ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): NumpyType,
     ("numpy.core.multiarray", "scalar"): numpy_scalar,

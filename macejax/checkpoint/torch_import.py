@@ -50,7 +50,8 @@ def from_torch(module: Any) -> Model:
     state = {name: _numpy(value) for name, value in module.state_dict().items()}
     config, contractions = contraction_weights(config, state)
     params = {"params": to_params(config, state, contractions)}
-    unknown = sorted(name for name, value in module.named_parameters() if name in state and value.numel())
+    fixed = {*constants_of(config)}  # compared already; a module that was fine-tuned has some of them as parameters
+    unknown = sorted(name for name, value in module.named_parameters() if name in state and name not in fixed and value.numel())
     if unknown:
         raise TorchImportError(f"macejax has no place for these parameters of the module: {', '.join(unknown)}.")
     return Model(config, params)
@@ -98,6 +99,21 @@ def read_config(module: Any) -> ModelConfig:
 
 
 SCALE_SHIFT = {"scale": 1.0, "shift": 0.0}
+
+
+def constants_of(config: ModelConfig) -> dict[str, Any]:
+    """What a module of this architecture has as buffers, or as parameters: mace-torch's name -> the value that macejax computes with."""
+    indices = np.arange(1, config.num_bessel + 1)
+    constants: dict[str, Any] = {
+        "bessel": {"radial_embedding.bessel_fn.bessel_weights": indices * math.pi / config.cutoff},
+        "gaussian": {"radial_embedding.bessel_fn.gaussian_weights": np.linspace(0, config.cutoff, config.num_bessel)},
+        "chebyshev": {"radial_embedding.bessel_fn.n": indices[None]},
+    }[config.radial_basis]
+    if config.distance_transform != "none":
+        constants |= {f"radial_embedding.distance_transform.{name}": value for name, value in CONSTANTS[config.distance_transform].items()}
+    if config.pair_repulsion:
+        constants |= {f"pair_repulsion_fn.{name}": value for name, value in {**CONSTANTS["ZBL"], "p": config.cutoff_power}.items()}
+    return constants
 
 
 def per_head(values: np.ndarray) -> float | tuple[float, ...]:

@@ -114,6 +114,10 @@ class Named(tuple):
         return super().__new__(cls, fields)
 
 
+class TorchFunctions(Module):
+    """Stands in for the class of which torch's functions in C are methods."""
+
+
 class NumpyType:
     """Stands in for numpy.dtype: numbers alone."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
-from macejax.checkpoint.torch_import import ROUNDED, SCALE_SHIFT, per_head, rows_of
+from macejax.checkpoint.torch_import import ROUNDED, SCALE_SHIFT, constants_of, per_head, rows_of
 from macejax.checkpoint.torch_names import to_params
 from macejax.config import ModelConfig
 from macejax.model.model import Model
@@ -28,7 +28,9 @@ def from_state(config: ModelConfig, state: dict[str, np.ndarray]) -> Model:
     """
     config, contractions = contraction_weights(_with_constants(config, state), state)
     params = {"params": to_params(config, state, contractions)}
-    if unused := [name for name in state if state[name].size and name.startswith(_TRAINED) and name.endswith(("weight", "weights_max"))]:
+    if unused := [
+        name for name in state if state[name].size and name.startswith(_TRAINED) and name.endswith(("weight", "weights_max", "bias"))
+    ]:
         raise TorchImportError(f"the configuration is that of another model, without a place for {', '.join(unused)}.")
     return Model(config, params)
 
@@ -39,15 +41,23 @@ def _with_constants(config: ModelConfig, state: dict[str, np.ndarray]) -> ModelC
     Raises:
       TorchImportError: other constants differ, so that the weights belong to another architecture.
     """
-    parts = {"pair_repulsion_fn": config.pair_repulsion, "radial_embedding.distance_transform": config.distance_transform != "none"}
+    parts = {
+        "pair_repulsion_fn": config.pair_repulsion,
+        "radial_embedding.distance_transform": config.distance_transform != "none",
+        "scale_shift": config.model == "ScaleShiftMACE",
+    }
     for part, there in parts.items():
         if any(name.startswith(f"{part}.") for name in state) != there:
             raise TorchImportError(f"the configuration is that of another model: {part} is in one of the two alone.")
     constants = {"atomic_numbers": config.elements, "r_max": config.cutoff, "radial_embedding.cutoff_fn.p": config.cutoff_power}
-    for name, wanted in constants.items():
+    of_parts = constants_of(config)
+    if missing := [name for name in of_parts if name not in state]:
+        raise TorchImportError(f"the configuration is that of another model: {missing[0]} is in one of the two alone.")
+    for name, wanted in {**constants, **of_parts}.items():
         found = state.get(name, np.asarray(wanted))
         if found.shape != np.shape(wanted) or not np.allclose(found, wanted, rtol=ROUNDED, atol=0):
-            raise TorchImportError(f"the configuration is that of another model: {name} is {found.tolist()} here, and {wanted} there.")
+            there = np.asarray(wanted).tolist()
+            raise TorchImportError(f"the configuration is that of another model: {name} is {found.tolist()} here, and {there} there.")
     fields: dict[str, Any] = {}
     if (table := state.get("atomic_energies_fn.atomic_energies")) is not None:
         fields["e0s"] = rows_of(table)

@@ -65,10 +65,15 @@ def restore_checkpoint(folders: Sequence[Path], template: State, warn: Callable[
 
     Raises:
       FileNotFoundError: there is no checkpoint at all.
-      CheckpointError: there are some, but none is whole; or it belongs to another model or optimizer.
+      CheckpointError: there are some, or were, but none is whole; or it belongs to another model or optimizer.
     """
     candidates = sorted((path for folder in folders for path in _steps(folder.resolve())), key=lambda path: path.name, reverse=True)
     if not candidates:
+        if damaged := [path for folder in folders for path in _damaged(folder.resolve())]:
+            raise CheckpointError(
+                f"no checkpoint of this run is whole, and it is not begun anew by itself: {', '.join(map(str, damaged))} "
+                f"{'were' if len(damaged) > 1 else 'was'} found damaged before. Put a whole copy there, or delete the folder to begin anew."
+            )
         raise FileNotFoundError(f"there is no checkpoint in {' or '.join(map(str, folders))}.")
     reasons = []
     for path in candidates:
@@ -94,7 +99,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is a checkpoint, whole or not."""
-    return bool(_steps(folder))
+    return bool(_steps(folder) or _damaged(folder))
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -102,6 +107,11 @@ def _steps(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _STEP.fullmatch(path.name)), reverse=True)
+
+
+def _damaged(folder: Path) -> list[Path]:
+    """What was found damaged, and renamed."""
+    return sorted(path for path in folder.iterdir() if ".damaged" in path.name) if folder.is_dir() else []
 
 
 def _is_good(path: Path) -> bool:

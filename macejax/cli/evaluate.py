@@ -18,7 +18,7 @@ def command(
     ] = Path("evaluated.xyz"),
     keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in the file: energy=dft_energy.")] = None,
     head: Annotated[str | None, typer.Option(help="Head for all structures, instead of the one that each names.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Precision; by default that of the model. tf32x3, tf32, bf16: on a GPU only.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Precision; by default that of the model. tf32x3, tf32: GPU; bf16: GPU, TPU.")] = None,
     batch_atoms: Annotated[int, typer.Option(min=1, help="Atoms per batch and device; changes speed and memory, not results.")] = 256,
     device_count: Annotated[int | None, typer.Option(min=1, help="Local devices to use, all by default.")] = None,
     radial: Annotated[Radial, typer.Option(help="table: splines for the radial networks, forces within 1e-5 of their rms.")] = "network",

@@ -36,7 +36,10 @@ def command(
         raise absent(file)
     if file.suffix in (".mace", *PROGRAMS) or is_name(file) or _looks_like_a_model(file):
         from macejax.checkpoint.load import read_header
+        from macejax.config import ConfigError
 
+        if keys:
+            raise ConfigError(f"--key names labels of structures, and {file} is a model.")
         facts = read_header(file) if as_json else _describe_model(read_header(file))
     else:
         from macejax.config.run import read_keys

@@ -55,9 +55,14 @@ def command(
     every: Annotated[int, typer.Option(min=1, help="Steps from one frame to the next.")] = 10,
     index: Annotated[str, typer.Option(help="Which structures of each file, as in ASE: '-1' the last, ':' all.")] = "-1",
     dtype: Annotated[
-        Dtype, typer.Option(help="Precision; float64 conserves energy better; tf32x3, tf32, bf16: on a GPU only.")
+        Dtype, typer.Option(help="Precision; float64 conserves energy better; tf32x3, tf32: on a GPU; bf16: on a GPU or TPU.")
     ] = "float64",
-    skin: Annotated[float, typer.Option(min=0, help="Of the neighbour list, Angstrom; changes speed, not results.")] = 0.5,
+    skin: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Of the neighbour list, Angstrom; changes speed, not results. 0, for one structure only: a new list at every step."
+        ),
+    ] = 0.5,
     engine: Annotated[
         Literal["ase", "jax"], typer.Option(help="ase: step by step through ASE; jax: all on the device, in chunks, with restarts.")
     ] = "ase",
@@ -92,7 +97,7 @@ def command(
     )
     starts, names = inputs(structures, index)
     if len(starts) > 1:
-        _refuse_many(engine, thermostat=thermostat, state=state, log=log)
+        _refuse_many(engine, thermostat=thermostat, state=state, log=log, restart=restart or None)
     output, log = output or Path("md" if len(starts) > 1 else "md.xyz"), log or Path("md.jsonl")
     run = _Run(model, starts, names, output, log, steps, ensemble_options, seed, every, dtype, skin, head, radial, overwrite)
     _go(run, engine, state, 1000 if save_every is None else save_every, restart, report)
@@ -118,19 +123,20 @@ class _Run(NamedTuple):
 
 
 def _go(run: _Run, engine: str, state: Path | None, save_every: int, restart: bool, report: bool) -> None:
-    """Run, and tell of it; exits with 1 where one of several was stopped."""
+    """Run, and tell of it; exits with 1 where one of several exploded."""
     from macejax.simulate.record import refuse_existing
 
     page = run.output.with_suffix(".html")
     refuse_existing((state,), restart or run.overwrite, "go on from it with --restart, choose another name")
     refuse_existing((page, page.with_suffix(".png")) if report else (), restart or run.overwrite)
     if len(run.starts) > 1:
-        told = _many(run)
+        told, failed = _many(run)
     else:
+        failed = False
         told = [_with_ase(run) if engine == "ase" else _on_device(run, state, save_every, restart)]
     if report:
         _write_report(page, run, told)
-    if len(told) > 1 and any(each.stopped for each in told):
+    if failed:
         raise typer.Exit(1)
 
 
@@ -195,19 +201,20 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
     return _told(run, end.stopped)
 
 
-def _many(run: _Run) -> list[Told]:
-    """All structures in one program, a trajectory and a log of each in the folder `run.output`."""
+def _many(run: _Run) -> tuple[list[Told], bool]:
+    """All structures in one program, a trajectory and a log of each in the folder `run.output`; and whether one of them exploded."""
     from macejax.cli.progress import progress
     from macejax.simulate import run_many
     from macejax.simulate.many import record_each
     from macejax.simulate.report import HEAD, Told
+    from macejax.train.guard import stop_on_signal
     from macejax.train.table import Table, plain
 
     options = run.ensemble._asdict()
     del options["thermostat"]
     record, steps = record_each(run.output, run.overwrite), len(run.starts) * run.steps
     reached = [0] * len(run.starts)
-    with progress("md", steps) as show:
+    with stop_on_signal() as stop, progress("md", steps) as show:
 
         def observe(place: int, atoms: Atoms, state: Thermo) -> None:
             record(place, atoms, state)
@@ -215,12 +222,15 @@ def _many(run: _Run) -> list[Told]:
             show(sum(reached), f"{run.names[place]}  {_note(state)}")
 
         options |= {"ensemble": options.pop("name"), "seed": run.seed, "every": run.every, "dtype": run.dtype, "head": run.head}
-        options |= {"skin": run.skin, "names": run.names, "observe": observe, "keep_frames": False}
+        options |= {"skin": run.skin, "names": run.names, "observe": observe, "stop": stop, "keep_frames": False}
         runs = run_many(_loaded(run), run.starts, run.steps, **options).runs
+        reason = stop()
     told = [Told(each.name, len(each.atoms), each.thermo, each.stopped) for each in runs]
     typer.echo(plain(Table(list(HEAD), [each.cells() for each in told])))
     typer.echo(f"Written to {run.output}: k.xyz and k.jsonl of structure k, counted from 0.")
-    return told
+    if reason:
+        typer.echo(f"Ended by {reason}. Go on from the last frame of each, with the steps that are left to it.")
+    return told, reason is None and any(each.stopped for each in told)
 
 
 def _told(run: _Run, reason: str | None) -> Told:

@@ -41,7 +41,7 @@ def command(
     head: Annotated[str | None, typer.Option(help="Which head to use, of a model with several.")] = None,
     report: Annotated[bool, typer.Option(help="Write a page (HTML) and a figure (PNG) beside the output.")] = True,
     dtype: Annotated[
-        Dtype, typer.Option(help="Precision; float32 reaches an fmax of about 0.001; tf32x3, tf32, bf16: on a GPU only.")
+        Dtype, typer.Option(help="Precision; float32 reaches an fmax of about 0.001; tf32x3, tf32: on a GPU; bf16: on a GPU or TPU.")
     ] = "float64",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:

@@ -22,7 +22,7 @@ def command(
     batch_size: Annotated[int | None, typer.Option(help="Structures per step, over all devices. (data.batch_size)")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate. (optimizer.learning_rate)")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and validation split. (run.seed)")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64; tf32x3, tf32 or bf16 on a GPU. (run.dtype)")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64; tf32x3, tf32 (GPU), bf16 (GPU, TPU). (run.dtype)")] = None,
     device_count: Annotated[int | None, typer.Option(help="Local devices to use, all by default. (run.device_count)")] = None,
     assignments: Annotated[
         Files, typer.Option("--set", help="Any other option: section.option=value, such as model.num_channels=32.")

@@ -43,7 +43,10 @@ class Architecture(Section):
         False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too. Mirror images then have different energies."
     )
     agnostic_product: bool = Field(False, description="The product basis has the same weights for all elements.")
-    readout: Literal["NonLinear", "NonLinearBias"] = Field("NonLinear", description="Last readout: one hidden layer, or two with biases.")
+    readout: Literal["NonLinear", "NonLinearBias"] = Field(
+        "NonLinear",
+        description="Last readout of two layers and more: one hidden layer, or two with biases. That of a single layer is linear.",
+    )
     readout_irreps: str = Field(
         "16x0e",
         description="Hidden layer of the last, non-linear readout, for each head; a model of dipoles needs vectors there too, such as "

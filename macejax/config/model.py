@@ -39,7 +39,12 @@ class ModelConfig(Architecture):
         "128x0e + 128x1o", description="Irreps of the node features, 0e first, ascending degree, equal multiplicities."
     )
     interaction_first: str = Field("RealAgnostic", description="Block of the first layer.")
-    avg_num_neighbors: float = Field(1.0, gt=0, description="Mean neighbour count over atoms that have one; messages are divided by it.")
+    avg_num_neighbors: float = Field(
+        1.0,
+        gt=0,
+        description="Mean neighbour count over atoms that have one; messages are divided by it, but in blocks with a density, which have "
+        "their own measure.",
+    )
     scale: float | tuple[float, ...] = Field(1.0, description="Factor on the summed readouts of each atom (eV), or one for each head.")
     shift: float | tuple[float, ...] = Field(0.0, description="Added to each atom's energy after scaling (eV), or one for each head.")
     radial_table: RadialTableConfig | None = Field(None, description="Tables in place of radial networks, as macejax.tabulate makes them.")
@@ -120,8 +125,8 @@ class ModelSection(Architecture):
     model: ModelName = Field(
         "MACE",
         description="As in mace_run_train, both apply a scale. MACE: first block RealAgnostic, shift 0. ScaleShiftMACE: first block "
-        "RealAgnosticResidual, shift = mean interaction energy per atom. AtomicDipolesMACE learns dipoles, EnergyDipolesMACE also "
-        "energies, AtomicDielectricMACE dipoles and polarizabilities; they have neither scale nor shift.",
+        "RealAgnosticResidual, shift = mean interaction energy per atom (0 with scaling no_scaling). AtomicDipolesMACE learns dipoles, "
+        "EnergyDipolesMACE also energies, AtomicDielectricMACE dipoles and polarizabilities; they have neither scale nor shift.",
     )
     heads: tuple[str, ...] | Literal["auto"] = Field(
         "auto", description="Levels of theory, each with readouts of its own. auto: those of the training set (data.keys.head)."
@@ -140,7 +145,9 @@ class ModelSection(Architecture):
         None, description="Block of the first layer. null: RealAgnosticResidual for ScaleShiftMACE, RealAgnostic for the others."
     )
     avg_num_neighbors: float | Literal["auto"] = Field(
-        "auto", description="Messages are divided by it. auto: mean neighbour count of the training set."
+        "auto",
+        description="Messages are divided by it, but in blocks with a density, which have their own measure. auto: mean neighbour count of "
+        "the training set.",
     )
     scaling: Literal["rms_forces_scaling", "std_scaling", "no_scaling"] = Field(
         "rms_forces_scaling", description="Where scale comes from: rms force component, standard deviation of the energy per atom, or 1."

@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class KeysConfig(Section):
-    """Names of the labels in the files (info and arrays of extended XYZ). null: do not read it."""
+    """Names of the labels in the files (info and arrays of extended XYZ). null, or of inputs an empty list: do not read it."""
 
     energy: str | None = Field("REF_energy", description="Total energy (eV).")
     forces: str | None = Field("REF_forces", description="Forces (eV/Angstrom).")
@@ -32,7 +32,10 @@ class KeysConfig(Section):
         "REF_charges", description="Fixed charges (e), whose dipole AtomicDipolesMACE and EnergyDipolesMACE add to their own."
     )
     head: str | None = Field("head", description="Level of theory: the head of the model that learns this structure.")
-    total_charge: str | None = Field("total_charge", description="Total charge (e), for a model that embeds it (joint_embedding).")
+    total_charge: str | None = Field(
+        "total_charge",
+        description="Total charge (e), for a model that embeds it (joint_embedding) and for AtomicDielectricMACE, whose charges sum to it.",
+    )
     total_spin: str | None = Field("total_spin", description="Spin multiplicity, for a model that embeds it.")
     inputs: tuple[str, ...] = Field(
         ("elec_temp",), description="Other inputs that a model may embed, values of structures or columns of atoms, by their names."
@@ -52,7 +55,7 @@ def read_keys(assignments: Iterable[str]) -> Keys:
         label, equals, name = assignment.partition("=")
         if not equals or label not in KeysConfig.model_fields:
             raise ConfigError(f"--key {assignment}: write label=name, with a label among {', '.join(KeysConfig.model_fields)}.")
-        given[label] = tuple(name.split(",")) if label == "inputs" and name else name or None
+        given[label] = tuple(filter(None, name.split(","))) if label == "inputs" else name or None
     return Keys(**KeysConfig(**given).model_dump())
 
 
@@ -138,7 +141,7 @@ class StageTwoConfig(Section):
     """A second stage with its own weights of the loss and its own learning rate (in mace_run_train: --stage_two, formerly swa)."""
 
     enabled: bool = Field(False, description="Whether there is a second stage.")
-    start: int | None = Field(None, ge=1, description="First epoch of the second stage. null: three quarters of run.epochs.")
+    start: int | None = Field(None, ge=1, description="Epochs before the second stage begins. null: three quarters of run.epochs.")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate, constant.")
     energy_weight: float = Field(1000.0, ge=0, description="Weight of the energy term.")
     forces_weight: float = Field(100.0, ge=0, description="Weight of the forces term.")
@@ -156,7 +159,7 @@ class RunConfig(Section):
     seed: int = Field(123, ge=0, description="Seed of initial weights, order of structures and validation split.")
     dtype: PrecisionName = Field(
         "float64",
-        description="Precision of the model and of training; tf32x3, tf32 and bf16, of matrix products in float32, on a GPU only.",
+        description="Precision of the model and of training; tf32x3, tf32 (GPU) and bf16 (GPU, TPU) are of matrix products in float32.",
     )
     epochs: int = Field(2048, ge=1, description="Epochs, both stages together.")
     patience: int = Field(
@@ -192,7 +195,7 @@ class TrainConfig(Section):
     data: DataConfig = Field(description="Structures, labels, batches.")
     model: ModelSection = Field(ModelSection(), description="Architecture.")
     loss: LossConfig = Field(LossConfig(), description="Loss of the first stage.")
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimizer of the first stage.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimizer; the second stage has its own learning rate.")
     stage_two: StageTwoConfig = Field(StageTwoConfig(), description="Second stage.")
 
     @model_validator(mode="after")

@@ -44,6 +44,8 @@ def write(
                 further_info = {} if info is None else info[number]
                 further_arrays = {} if arrays is None else arrays[number]
                 file.write(_frame(structure, {**own_info, **further_info}, {**own_arrays, **further_arrays}))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, name)
     finally:
         if os.path.exists(temporary):

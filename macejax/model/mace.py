@@ -214,5 +214,6 @@ class ScaleShiftMACE(MACE):
         if len(config.heads) == 1:
             return config.scales[0] * energies + config.shifts[0]
         heads = make_heads(graph, len(config.heads), energies.dtype)
-        scale, shift = (heads @ jnp.asarray(values, energies.dtype) for values in (config.scales, config.shifts))
+        exact = jax.lax.Precision.HIGHEST
+        scale, shift = (jnp.matmul(heads, jnp.asarray(x, energies.dtype), precision=exact) for x in (config.scales, config.shifts))
         return scale * energies + shift

@@ -46,7 +46,10 @@ def lennard_jones(cutoff: float, onset: float | None = None) -> SiteEnergy:
         product = epsilon * other_epsilon  # a square root has no derivative at 0
         depth = jnp.where(product == 0, 0, jnp.sqrt(jnp.where(product == 0, 1, product)))
         real, r = _distances(vectors, graph, cutoff)
-        pairs = depth * _lennard_jones(r / ((sigma + other_sigma) / 2)) * switch(r, onset, cutoff)
+        size = (sigma + other_sigma) / 2
+        extended = size != 0  # where it is 0, so is the energy at any distance
+        reduced = r / jnp.where(extended, size, 1)
+        pairs = jnp.where(extended, depth * _lennard_jones(reduced) * switch(r, onset, cutoff), 0)
         return _halves(pairs, real, graph)
 
     return site_energy

@@ -48,12 +48,14 @@ def sum_neighbors(rows: Rows, weights: jax.Array, harmonics: jax.Array, features
     """Messages [N, len(rows), K].
 
     Args:
-      rows: terms of every component of the messages; every path, harmonic and component occurs.
+      rows: terms of every component of the messages. Paths, harmonics and components behind the last ones that occur have no effect.
       weights: R [N, M, P, K].
       harmonics: Y [N, M, Y].
       features: of the neighbours, h [N, M, D, K].
     """
-    return _by(MESSAGES, rows, weights, harmonics, features)
+    paths, angular, components = counts_of(rows)
+    used = weights[:, :, :paths], harmonics[:, :, :angular], features[:, :, :components]
+    return _by(MESSAGES, rows, *used)
 
 
 def _by(which: int, rows: Rows, *others: jax.Array) -> jax.Array:

@@ -85,7 +85,8 @@ def moment_derivatives(sites: Any, params: Any, graph: jraph.GraphsTuple) -> Mom
     by_atom = jnp.where(graph.nodes["mask"][:, None, None], jnp.swapaxes(rows, 0, 1), 0)
     if found.shape[0] == 3:
         return MomentDerivatives(by_atom, None)
-    return MomentDerivatives(by_atom[:, :3], jnp.einsum("nkc,kab->nabc", by_atom[:, 3:], jnp.asarray(TENSOR_BASIS, found.dtype)))
+    basis = jnp.asarray(TENSOR_BASIS, found.dtype)
+    return MomentDerivatives(by_atom[:, :3], jnp.einsum("nkc,kab->nabc", by_atom[:, 3:], basis, precision=jax.lax.Precision.HIGHEST))
 
 
 def assemble_moments(sites: Sites, graph: jraph.GraphsTuple) -> Moments:

@@ -47,8 +47,8 @@ class Calculator(AseCalculator):
 
     Args:
       model: a `macejax.Model`, or the path of a model file.
-      dtype: precision of the computation, whatever jax's own default is: "float64", "float32", on a GPU "tf32x3", "tf32" or "bf16", or a
-        `macejax.Precision`. Results are float64.
+      dtype: precision of the computation, whatever jax's own default is: "float64", "float32", on a GPU "tf32x3" or
+        "tf32", there and on a TPU "bf16", or a `macejax.Precision`. Results are float64.
       skin: the neighbour list reaches this much (Angstrom) beyond the cutoff and is kept until atoms or cell have moved so far that it
         could miss an edge; 0 makes a new list for every call.
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.

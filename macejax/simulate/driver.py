@@ -97,7 +97,7 @@ def run_on_device(
         nose_hoover, which would keep that motion, take it away from others too. What FixAtoms and FixCartesian hold stays where it is.
       steps: number of the last step; a restart counts from the first run's beginning.
       ensemble: what is kept constant.
-      dtype: precision of the model: float64, float32, on a GPU tf32x3, tf32 or bf16, or a `macejax.Precision`.
+      dtype: precision of the model: float64, float32, on a GPU tf32x3 or tf32, there and on a TPU bf16, or a `macejax.Precision`.
       skin: the neighbour list reaches this much (Angstrom) beyond the cutoff. Changes speed, not results.
       seed: of initial velocities and of the thermostat.
       every: steps from one call of `observe` to the next; step 0 and the last one are always shown. Looking changes nothing.
@@ -126,7 +126,7 @@ def run_on_device(
     check_model(model.config)
     plan = _Plan(steps, every, save_every, chunk, observe, report, stop, state_file, outputs, ensemble.timestep, restart)
     _check(plan, skin)
-    policy = device_policy(dtype, site_energy)
+    policy, seed = device_policy(dtype, site_energy), int(seed)
     species, free = _species(atoms, model.config), _free(atoms, ensemble)
     conditions = _conditions(atoms, ensemble, model, policy, skin, seed, species, free)
     function = _site_energy(model.config, policy.products) if site_energy is None else site_energy
@@ -193,8 +193,8 @@ def _start(atoms: Atoms, cutoff: float, skin: float, ensemble: Ensemble, seed: i
     if ensemble.temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, ensemble.temperature, np.random.default_rng(seed))
     momenta, masses = np.where(free, atoms.get_momenta(), 0), atoms.get_masses()[:, None]
-    if ensemble.name != "nve" and keeps_momentum(ensemble) and len(atoms) > 1 and free.all():
-        momenta = momenta - masses / masses.sum() * momenta.sum(axis=0)
+    if ensemble.name != "nve" and keeps_momentum(ensemble) and len(atoms) > 1:
+        momenta = momenta - masses / masses.sum() * np.where(free.all(axis=0), momenta.sum(axis=0), 0)
     atoms.set_momenta(momenta)
     cell, (a, b, c) = np.array(atoms.cell.array), atoms.pbc.tolist()
     rows = allocate(shape_for(atoms.positions, cell, (a, b, c), cutoff, skin), atoms.positions, cell)
@@ -228,7 +228,7 @@ def _conditions(
     inputs = {name: value.tolist() for name, value in ((species.of_atoms or {}) | (species.of_structure or {})).items()}
     system |= {"held": np.argwhere(~free).tolist(), "inputs": inputs}
     of_model = {"model": digest.hexdigest(), "dtype": policy.compute or policy.parameters}
-    return {**ensemble._asdict(), **system, **of_model, "skin": skin, "seed": seed}
+    return {**ensemble._asdict(), **system, **of_model, "skin": float(skin), "seed": seed}
 
 
 @functools.lru_cache(maxsize=16)

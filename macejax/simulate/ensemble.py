@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +33,7 @@ class Ensemble(NamedTuple):
 
 
 def check(ensemble: Ensemble, pbc: np.ndarray) -> Ensemble:
-    """The ensemble, or a sentence that says what is wrong with it.
+    """The ensemble, its numbers as Python has them, for state files; or a sentence that says what is wrong with it.
 
     Raises:
       ConfigError
@@ -60,7 +60,10 @@ def check(ensemble: Ensemble, pbc: np.ndarray) -> Ensemble:
             raise ConfigError(f"{key} must be above 0, not {getattr(ensemble, key)}.")
     if name == "npt" and not pbc.all():
         raise ConfigError("npt needs a structure that is periodic in all three directions.")
-    return ensemble
+    numbers: dict[str, Any] = {
+        key: float(value) for key, value in ensemble._asdict().items() if isinstance(value, int | float | np.number) and key != "free_shape"
+    }
+    return ensemble._replace(**numbers)
 
 
 def middle_of(ensemble: Ensemble) -> Middle:
@@ -80,7 +83,7 @@ def settings_of(ensemble: Ensemble, masses: np.ndarray, free: np.ndarray | None 
     """The numbers of an ensemble in ASE's units, for masses [N] (amu), of which `free` [N, 3] says what may move; all where not given."""
     number = len(masses)
     free = np.ones((number, 3), bool) if free is None else free
-    freedoms = int(free.sum()) - (3 if keeps_momentum(ensemble) and number > 1 and free.all() else 0)
+    freedoms = int(free.sum()) - (int(free.all(axis=0).sum()) if keeps_momentum(ensemble) and number > 1 else 0)
     at_rest = ensemble.name == "nve"
     compressibility = COMPRESSIBILITY if ensemble.compressibility is None else ensemble.compressibility
     barostat_time = BAROSTAT_TIME if ensemble.barostat_time is None else ensemble.barostat_time

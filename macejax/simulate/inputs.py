@@ -33,14 +33,17 @@ def structure_of(atoms: Atoms, config: ModelConfig, info_keys: Mapping[str, str]
     structure = Structure(atoms.numbers, atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy(), source=source)
     found: dict[str, Any] = {}
     for spec in config.joint_embedding:
-        owner = atoms.info if spec.per == "graph" else atoms.arrays
-        there = [key for key in dict.fromkeys((info_keys.get(spec.name, spec.name), spec.name)) if key in owner]
-        if len(there) == 2 and not np.array_equal(owner[there[0]], owner[there[1]]):
-            raise DataError(f"{source or 'atoms'}: {there[0]!r} and {there[1]!r} contradict each other: leave one of them out.")
-        if there:
-            found[spec.name] = owner[there[0]]
+        found |= _look_up(atoms.info if spec.per == "graph" else atoms.arrays, spec.name, info_keys, source)
     if config.has_moments:
         found["charges"] = fixed_charges(atoms, config, info_keys.get("charges", FIXED_CHARGES))
-        found["total_charge"] = atoms.info.get(info_keys.get("total_charge", "total_charge"), 0.0)
+        found |= _look_up(atoms.info, "total_charge", info_keys, source)
     own = {name: found.pop(name) for name in OWN if name in found}
     return check(structure._replace(**own, inputs=found))
+
+
+def _look_up(owner: Mapping[str, Any], name: str, info_keys: Mapping[str, str], source: str) -> dict[str, Any]:
+    """An input by the name that it has, if it is there."""
+    there = [key for key in dict.fromkeys((info_keys.get(name, name), name)) if key in owner]
+    if len(there) == 2 and not np.array_equal(owner[there[0]], owner[there[1]]):
+        raise DataError(f"{source or 'atoms'}: {there[0]!r} and {there[1]!r} contradict each other: leave one of them out.")
+    return {name: owner[there[0]]} if there else {}

@@ -98,7 +98,7 @@ def run_chunk(program: Program, state: State, rows: RowList, until: int, timeste
         except DataError as error:
             raise SimulationError(f"step {int(end.step)}: {error}") from error
         # Where the list was never filled it may overflow here once more, but then this is the first evaluation, which needs no forces.
-        start, _, _ = advance(*_still(program)[:-1], _before(state), rows, state.step, np.float64(np.inf))
+        start, _, _ = advance(*_still(program)[:-1], _before(state), rows, np.int32(state.step), np.float64(np.inf))
         state = state._replace(found=start.found)
     raise SimulationError(f"step {int(end.step)}: after {MOST_REPLAYS} enlargements the neighbour list still overflows ({new.shape}).")
 

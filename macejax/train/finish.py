@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from macejax.checkpoint.manifest import CheckpointError
 from macejax.checkpoint.model_file import save_model
 from macejax.checkpoint.training import restore_checkpoint
 from macejax.config import ModelConfig, TrainConfig, dump_config
@@ -81,6 +82,9 @@ def export_best(
 def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> TrainState:
     try:
         return restore_checkpoint([folder / "checkpoints" / "best"], template, warn)[0]
+    except CheckpointError as error:
+        warn(f"{error} The weights of the last checkpoint take the place of the best.")
+        return restore_checkpoint([folder / "checkpoints" / "last"], template, warn)[0]
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no validation of {folder} had a finite loss: there are no best weights, and no model is written."

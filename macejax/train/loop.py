@@ -120,9 +120,13 @@ def _train_epoch(run: Run, state: TrainState) -> tuple[TrainState, str | None]:
         run.log.advance(epoch + 1, position, run.loader.steps_per_epoch, f"loss {run.steps.last['loss']:.4g}" if run.steps.last else "")
         if reason := _agreed(run.stop, fetched):
             return state, reason
-        if run.config.run.save_every is not None and step % run.config.run.save_every == 0:
+        if position < run.loader.steps_per_epoch and _is_due(run, step):  # the last step's state is saved when the epoch has been counted
             _save(run, "last", state)
     return state, None
+
+
+def _is_due(run: Run, step: int) -> bool:
+    return run.config.run.save_every is not None and step % run.config.run.save_every == 0
 
 
 def _end_epoch(run: Run, state: TrainState) -> TrainState:
@@ -130,6 +134,8 @@ def _end_epoch(run: Run, state: TrainState) -> TrainState:
     state = end_epoch(state)
     train_loss = run.steps.end_epoch(int(state.step), int(state.epoch))
     if int(state.epoch) % run.config.run.validate_every and int(state.epoch) < run.config.run.epochs:
+        if _is_due(run, int(state.step)):
+            _save(run, "last", state)
         return state
     result = _validate(run, state)
     opt_state = observe_validation(state.opt_state, jnp.asarray(result.loss), run.config.optimizer.schedule)

@@ -52,9 +52,10 @@ def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
     """
     subsets = _read_subsets(config.data)
     isolated, _ = split_isolated(subsets["train"])
-    heads = _heads(config, subsets, warn)
     if not config.data.keep_isolated_atoms:
         subsets = {name: split_isolated(structures)[1] for name, structures in subsets.items()}
+    heads = _heads(config, subsets, warn)
+    _require_config_types(subsets["train"], config.data.config_type_weights)
     subsets = _with_valid(subsets, config)
     subsets["train"] = _weighted(subsets["train"], config.data.config_type_weights)
     elements = _elements(config, subsets)
@@ -88,12 +89,38 @@ def require_labels(graphs: Sequence[Graph], terms: Iterable[str]) -> None:
       DataError: names the term, and how to go without it.
     """
     for term in terms:
-        labels = (getattr(graph, term) for graph in graphs)
-        if not any(label is not None and np.any(~np.isnan(label)) for label in labels):
+        if not _has_labels(graphs, term):
             raise DataError(
-                f"the loss has a term for {term}, but no training structure has {term}: see data.keys.{term}, "
+                f"the loss has a term for {term}, but no training structure has {term}, with a weight above 0: see data.keys.{term}, "
                 f"or set loss.{term}_weight (and stage_two.{term}_weight) to 0."
             )
+
+
+def check_validation(graphs: Sequence[Graph], losses: Sequence[Iterable[str]], warn: Callable[[str], None]) -> None:
+    """Refuse a validation set without a label of any term of a loss: that would be 0 after every epoch, and the first epoch the best.
+
+    Args:
+      graphs: validation set.
+      losses: terms of the loss of each stage.
+      warn: called with a sentence for every term that the validation set lacks.
+
+    Raises:
+      DataError: there is no label at all.
+    """
+    absent = [term for term in dict.fromkeys(term for terms in losses for term in terms) if not _has_labels(graphs, term)]
+    for terms in losses:
+        if {*terms} <= {*absent}:
+            raise DataError(
+                f"no validation structure has {' or '.join(terms)}, with a weight above 0: no epoch would be better than another. Label "
+                f"them, or leave data.valid out, for a part of the training set."
+            )
+    for term in absent:
+        warn(f"no validation structure has {term}: which epoch is the best is decided without it.")
+
+
+def _has_labels(graphs: Sequence[Graph], term: str) -> bool:
+    labels = ((getattr(graph, term), graph.weight * graph.weights[term]) for graph in graphs)
+    return any(label is not None and weight > 0 and np.any(~np.isnan(label)) for label, weight in labels)
 
 
 def _read_subsets(config: DataConfig) -> dict[str, list[Structure]]:
@@ -141,6 +168,8 @@ def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn
             )
         warn(f"the model gets {len(heads)} heads ({', '.join(heads)}), each with its own readouts, E0s, scale and shift.")
     embedded = {spec.name for spec in config.model.joint_embedding}
+    if config.model.model == "AtomicDielectricMACE":
+        embedded.add("total_charge")  # to which its charges sum
     for field, meaning in (("total_charge", "total charge"), ("total_spin", "spin multiplicity")):
         values = sorted({getattr(structure, field) for structure in every})
         if len(values) > 1 and field not in embedded:
@@ -161,12 +190,15 @@ def _of_head(structures: Sequence[Structure], head: str, heads: Sequence[str]) -
     return [structure for structure in structures if len(heads) == 1 or structure.head == head]
 
 
-def _weighted(structures: Sequence[Structure], factors: Mapping[str, float]) -> list[Structure]:
+def _require_config_types(structures: Sequence[Structure], factors: Mapping[str, float]) -> None:
     there = {structure.config_type for structure in structures}
     if unknown := factors.keys() - there:
         raise DataError(
             f"data.config_type_weights names {min(unknown)!r}, which no training structure has as config_type ({', '.join(sorted(there))})."
         )
+
+
+def _weighted(structures: Sequence[Structure], factors: Mapping[str, float]) -> list[Structure]:
     return [structure._replace(weight=structure.weight * factors.get(structure.config_type, 1.0)) for structure in structures]
 
 

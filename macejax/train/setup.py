@@ -24,7 +24,7 @@ from macejax.train.log import Log, StepLog
 from macejax.train.loss import Loss, loss_terms
 from macejax.train.optimizer import make_optimizer
 from macejax.train.parallel import make_eval_step, make_train_step
-from macejax.train.prepare import Prepared, prepare, require_labels
+from macejax.train.prepare import Prepared, check_validation, prepare, require_labels
 from macejax.train.schedule import schedule_factor
 from macejax.train.state import TrainState, init_state
 
@@ -119,6 +119,7 @@ def set_up(
     stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in _losses(config))
     for stage in stages:
         require_labels(prepared.graphs["train"], stage.loss.weights)
+    check_validation(prepared.graphs["valid"], [stage.loss.weights for stage in stages], log.warn)
     valid = pack_all(
         prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.precision.parameters
     )

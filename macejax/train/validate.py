@@ -94,7 +94,8 @@ def parity(predicted: Sequence[Predicted], graphs: Sequence[Graph]) -> Parity:
 def groups_of(structures: Sequence[Structure]) -> list[str]:
     """Group of every structure in a table of errors: its config_type, after its head where there are several."""
     several = len({structure.head for structure in structures}) > 1
-    return [f"{structure.head}, {structure.config_type}" if several else structure.config_type for structure in structures]
+    names = [f"{structure.head}, {structure.config_type}" if several else structure.config_type for structure in structures]
+    return [f"config_type {name}" if name == ALL else name for name in names]  # `all` is the line of all of them
 
 
 def group_sizes(structures: Sequence[Structure]) -> dict[str, int]:

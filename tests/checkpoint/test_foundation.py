@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,6 +19,7 @@ class Server(http.server.ThreadingHTTPServer):
     content = b""
     breaks_after: int | None = None
     ranges: bool = True
+    seconds: float = 0.0  # until it answers
     requests: list
 
 
@@ -25,6 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         asked = self.headers.get("Range")
         server.requests.append(asked)
+        time.sleep(server.seconds)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.ranges else 0
         if start and start >= len(server.content):
             self.send_error(416)
@@ -68,6 +72,14 @@ def test_a_file_is_fetched_once_and_its_licence_printed(server, tmp_path, capsys
     assert len(server.requests) == 1 and not capsys.readouterr().err
 
 
+def test_two_who_need_it_at_once(server, tmp_path):
+    """The second waits for the first, and takes what that one fetched."""
+    server.content, server.seconds = archive(tmp_path / "a"), 0.3
+    with ThreadPoolExecutor(2) as pool:
+        paths = [*pool.map(fetch, ["small", "small"])]
+    assert [path.read_bytes() for path in paths] == [server.content] * 2 and server.requests == [None]
+
+
 @pytest.mark.parametrize("ranges", [True, False], ids=["server-resumes", "server-starts-anew"])
 def test_a_broken_transfer_goes_on(server, tmp_path, ranges):
     server.content, server.breaks_after, server.ranges = archive(tmp_path / "a"), 1000, ranges
@@ -91,7 +103,7 @@ def test_a_page_is_no_model(server, tmp_path, content):
     server.content = content
     with pytest.raises(FetchError, match=r"is not the model.*Put the file at .*small\.model"):
         fetch("small")
-    assert not list((tmp_path / "models").iterdir())
+    assert [path.suffix for path in (tmp_path / "models").iterdir()] == [".lock"]
 
 
 def test_damage_is_noticed(server, tmp_path, monkeypatch):

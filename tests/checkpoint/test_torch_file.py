@@ -75,12 +75,37 @@ def test_a_payload_is_refused_by_name_and_has_not_run(tmp_path, suffix, load):
 
 @pytest.mark.parametrize(
     "name",
-    ["builtins eval", "builtins getattr", "torch load", "numpy.core.multiarray _reconstruct", "mace_evil run", "torch.nnx x", "e3nn run"],
+    ["builtins eval", "builtins setattr", "torch load", "numpy.core.multiarray _reconstruct", "mace_evil run", "torch.nnx x", "e3nn run"],
 )
 def test_names_that_no_model_needs(tmp_path, name):
     path = archive(tmp_path / "m.model", f"c{name.replace(' ', chr(10))}\n.".encode())
     with pytest.raises(TorchImportError, match=name.replace(" ", r"\.")):
         read_torch(path)
+
+
+@pytest.mark.parametrize(
+    "owner", ["torch._C\n_VariableFunctionsClass", "torch.nn.modules.linear\nLinear", "torch\nSize", "_codecs\nencode"]
+)
+@pytest.mark.parametrize("name", ["tanh", "__globals__", "__init__"])
+def test_getattr_gives_functions_that_are_gates_and_nothing_else(tmp_path, owner, name):
+    """As torch pickles torch.tanh."""
+    content = f"c__builtin__\ngetattr\n(c{owner}\nV{name}\ntR.".encode()
+    path = archive(tmp_path / "m.model", content)
+    if "Variable" in owner and name == "tanh":
+        assert (found := read_torch(path)).__name__ == "tanh" and found.__mro__[1:] == (Module, object)
+    else:
+        with pytest.raises(TorchImportError, match=r"builtins\.getattr.*refused"):
+            read_torch(path)
+
+
+def test_what_is_no_storage_makes_no_tensor(tmp_path):
+    """A stand-in that says that its items are as large as the memory: strides would lead out of what numpy holds."""
+    numbers = b"}(X\x01\0\0\x000K\0X\x01\0\0\x001K\0u"
+    state = b"}(X\x0b\0\0\0_parameters" + numbers + b"X\x08\0\0\0itemsizeJ\0\0\0\x10u"
+    fake = b"ctorch.nn.modules.container\nModuleList\n)R" + state + b"b"
+    content = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + fake + b"K\0K\x02\x85K\x01\x85\x89NtR."
+    with pytest.raises(TorchImportError, match="no storage"):
+        read_torch(archive(tmp_path / "m.pt", content))
 
 
 def test_a_name_of_a_known_package_stands_for_nothing(tmp_path):

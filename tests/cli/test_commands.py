@@ -121,6 +121,7 @@ def test_evaluate_agrees_with_the_calculator(trained, tmp_path, capsys):
         (("info", "absent.mace"), 1, "absent.mace"),
         (("evaluate", "absent.mace", "absent.xyz"), 1, "absent.mace"),
         (("config", "absent.yaml"), 2, "there is no configuration file absent.yaml"),
+        (("config", "--set", "run.seed=1"), 2, "give FILE too"),
         (("info", __file__), 1, "ASE cannot read it"),
     ],
     ids=str,
@@ -139,6 +140,7 @@ MODEL = Path(__file__).parents[1] / "fixtures" / "parity_one_layer.mace"
     [
         (("info", "broken.model"), 1, "the end of it is missing"),
         (("evaluate", "pointer.model", "absent.xyz"), 1, "Git LFS"),
+        (("info", MODEL, "--key", "energy=e"), 2, "--key names labels of structures"),
         (("convert", MODEL, "taken.mace"), 2, "--overwrite"),
         (("convert", MODEL, "new.mace", "--dtype", "float16"), 2, "float32 or float64"),
         (("convert", MODEL, "new.mace", "--head", "other"), 1, "no head 'other'"),

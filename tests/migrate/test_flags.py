@@ -75,6 +75,14 @@ from tests.migrate.commands import MINIMAL, candidates, default, loaded, migrate
                 "data.keys.dipole": "mu",
             },
         ),
+        (
+            "--model EnergyDipolesMACE --loss energy_forces_dipole --MLP_irreps '8x0e+8x1o' --radial_MLP '[32, 32]' --radial_type gaussian",
+            {"model.model": "EnergyDipolesMACE", "loss.kind": "energy_forces_dipole", "model.readout_irreps": "8x0e + 8x1o"},
+        ),
+        (
+            "--model MACE --interaction_first RealAgnosticResidualNonLinearInteractionBlock",
+            {"model.interaction_first": "RealAgnostic"},
+        ),
         ("--lr_fac 0.3", {"optimizer.schedule.factor": 0.3}),  # argparse takes beginnings
     ],
 )
@@ -94,6 +102,7 @@ def test_options(command, options, tmp_path):
         "--hidden_irreps '8x0e + 4x1o'",
         "--hidden_irreps '8x0e + 8x4e'",
         "--max_L 4",
+        "--edge_irreps '8x0e + 8x1o' --use_so3 True",
         "--MLP_irreps 16x0o",
         "--lbfgs",
         "--lora True",
@@ -125,6 +134,10 @@ def test_what_macejax_cannot_do(command, tmp_path):
         ("--apply_cutoff False", {"model.apply_cutoff": False}),
         ("--radial_type gaussian", {"model.radial_basis": "gaussian"}),
         ("--edge_irreps 8x0e --use_edge_irreps_first True", {"model.edge_irreps": "8x0e", "model.edge_irreps_first_scalar": True}),
+        (
+            "--edge_irreps '4x0e + 4x1o' --hidden_irreps 8x0e --num_channels 8 --max_L 1",
+            {"model.edge_irreps": "4x0e + 4x1o", "model.num_channels": 8, "model.max_L": 1},
+        ),
         ("--use_edge_irreps_first True", {}),
         ("--use_agnostic_product True", {"model.agnostic_product": True}),
         ("--use_so3 True", {"model.so3": True}),

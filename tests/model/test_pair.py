@@ -81,6 +81,17 @@ def test_every_derivative_is_finite(dtype):
             assert np.isfinite(leaf).all(), r
 
 
+def test_elements_without_size_feel_nothing():
+    """No energy and no force, not NaN; beside others of the mean size."""
+    function, params = lennard_jones(5.0), {"epsilon": jnp.array([0.0, 0.2, 0.3]), "sigma": jnp.array([0.0, 2.4, 2.2])}
+    for names, size in (("H2", 0.0), ("HO", 0.0), ("O2", 2.4)):
+        graph = graph_of(Atoms(names, [[0, 0, 0], [0, 0, 2.9]]))
+        gradient = jax.jit(jax.grad(lambda p, graph=graph: total(function, p, graph)))(params)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        forces = jax.jit(partial(predict, function))(params, graph).forces[:2]
+        assert np.isfinite(forces).all() and (np.abs(forces).max() > 0) == (size > 0)
+
+
 def test_smooth_at_core_onset_and_cutoff():
     function = lennard_jones(5.0, 4.0)
     graph = graph_of(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.0]]))

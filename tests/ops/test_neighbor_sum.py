@@ -103,6 +103,20 @@ def test_a_batch_joins_the_atoms(rows):
     np.testing.assert_allclose(found, jnp.stack([once, 2 * once]), rtol=1e-12, atol=1e-12)
 
 
+def test_components_that_no_path_touches():
+    """As those of odd irreps in a model without parity: they add nothing, and their derivative is zero."""
+    edges = arrays(FEW)[:3]
+    wider = [jnp.concatenate([x, jnp.ones_like(x[:, :, :1])], axis=2) for x in edges]
+    sums = [
+        jax.jit(jax.value_and_grad(lambda *x: jnp.sum(jnp.sin(sum_neighbors(FEW, *x))), (0, 1, 2)))(*arguments)
+        for arguments in (edges, wider)
+    ]
+    np.testing.assert_allclose(sums[0][0], sums[1][0], rtol=1e-12)
+    for exact, padded in zip(sums[0][1], sums[1][1], strict=True):
+        np.testing.assert_allclose(padded[:, :, :-1], exact, rtol=1e-12)
+        assert not padded[:, :, -1].any()
+
+
 def _model_and_batch(hidden: str = "4x0e+4x1o", dtype=np.float64):
     config = macejax.ModelConfig(elements=(1, 6), e0s=(0.0, 0.0), cutoff=4.0, hidden_irreps=hidden, l_max=2, radial_mlp=(16,))
     graphs = [macejax.build_graph(structure("benzene"), config.elements, config.cutoff)]

@@ -13,12 +13,14 @@ import pytest
 from macejax.checkpoint.torch_basis import TorchImportError
 from macejax.checkpoint.torch_file import load_torch
 from macejax.checkpoint.torch_import import from_torch
+from macejax.checkpoint.torch_state import from_state
 from macejax.config import ModelConfig
 from macejax.model.model import count_parameters
 from tests.parity import ours, reference
 from tests.parity.compare import assert_same_answer
 
 needs_torch = pytest.mark.torch
+CONTINUOUS = {"type": "continuous", "per": "graph", "emb_dim": 3, "in_dim": 1, "use_bias": False}
 TINY = {"hidden": "2x0e + 2x1o", "l_max": 1, "correlation": 2}
 
 
@@ -72,6 +74,27 @@ def test_trained_frequencies_and_unknown_parameters_are_refused(make: Callable[.
     module.radial_embedding.bessel_fn.bessel_weights[2] *= 1.01
     with pytest.raises(TorchImportError, match="Bessel frequencies"):
         from_torch(module)
+
+
+@needs_torch
+def test_a_module_that_was_fine_tuned(make: Callable[..., Any]) -> None:
+    """mace-torch makes parameters of the Bessel frequencies then, which it does not train."""
+    import torch
+
+    module = make(distance_transform="Agnesi", pair_repulsion=True)
+    expected = from_torch(module)
+    parts = {
+        "bessel_weights": module.radial_embedding.bessel_fn,
+        "a": module.radial_embedding.distance_transform,
+        "a_exp": module.pair_repulsion_fn,
+    }
+    for name, part in parts.items():
+        value = getattr(part, name)
+        delattr(part, name)
+        setattr(part, name, torch.nn.Parameter(value))
+    found = from_torch(module)
+    assert found.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
 
 
 @pytest.mark.thorough
@@ -161,6 +184,8 @@ def leaves(tree: Any) -> list[np.ndarray]:
             "embedding_specs": {"total_charge": {"type": "categorical", "per": "graph", "emb_dim": 2, "num_classes": 3, "offset": 1}},
         },
         {"interaction": "RealAgnosticAttResidual", "hidden": "2x0e + 2x1e", "use_so3": True, "radial_type": "chebyshev"},
+        {"gate": "abs"},
+        {"gate": "none", "radial_type": "gaussian", "distance_transform": "Soft", "pair_repulsion": True},
     ],
 )
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -175,6 +200,8 @@ def test_a_saved_module_is_read_as_the_module(make: Callable[..., Any], tmp_path
         assert found.config == expected.config
         jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
         assert {str(x.dtype) for x in jax.tree.leaves(found.params)} == {dtype}
+    with pytest.raises(TorchImportError, match="says its own configuration"):
+        load_torch(tmp_path / "whole.model", expected.config)
 
 
 @needs_torch
@@ -199,9 +226,12 @@ def test_a_checkpoint_has_its_own_energies_of_atoms(make: Callable[..., Any], tm
         ({"hidden": "4x0e + 4x1o"}, "has the shape"),
         ({"l_max": 2}, "has the shape|where macejax has"),
         ({"correlation": 1}, "without a place|weights_max"),
-        ({"num_bessel": 5}, "weights where macejax has"),
+        ({"num_bessel": 5}, "bessel_weights is"),
         ({"pair_repulsion": True}, "pair_repulsion_fn is in one"),
         ({"distance_transform": "Agnesi"}, "distance_transform is in one"),
+        ({"radial_type": "gaussian"}, "gaussian_weights is in one"),
+        ({"radial_type": "chebyshev"}, "bessel_fn.n is in one"),
+        ({"model": "MACE"}, "scale_shift is in one"),
         ({"cutoff": 3.0}, "r_max is"),
         ({"readout": "3x0e"}, "weights where macejax has"),
     ],
@@ -212,6 +242,38 @@ def test_a_checkpoint_of_another_architecture_is_refused(
 ) -> None:
     with pytest.raises(TorchImportError, match=sentence):
         load_torch(tiny_checkpoint, from_torch(make(**options)).config)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("own", "others", "sentence"),
+    [
+        ({"distance_transform": "Soft"}, {"distance_transform": "Agnesi"}, "distance_transform.[a-z]+ is in one"),
+        ({"model": "MACE"}, {}, "scale_shift is in one"),
+        (
+            {"embedding_specs": {"total_charge": {**CONTINUOUS, "use_bias": True}}},
+            {"embedding_specs": {"total_charge": CONTINUOUS}},
+            "bias",
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_state_dict_says_in_other_ways(make: Callable[..., Any], own: dict, others: dict, sentence: str) -> None:
+    """Kinds of functions, and what the architecture of the configuration has no use for."""
+    state = {name: value.numpy() for name, value in make(**own).state_dict().items()}
+    with pytest.raises(TorchImportError, match=sentence):
+        from_state(from_torch(make(**others)).config, state)
+
+
+@needs_torch
+def test_constants_that_were_trained_are_refused_in_a_state_dict(make: Callable[..., Any]) -> None:
+    module = make(pair_repulsion=True)
+    config = from_torch(module).config
+    for name in ("radial_embedding.bessel_fn.bessel_weights", "pair_repulsion_fn.a_exp"):
+        state = {name: value.numpy().copy() for name, value in module.state_dict().items()}
+        state[name] = state[name] * 1.01
+        with pytest.raises(TorchImportError, match=f"{name} is"):
+            from_state(config, state)
 
 
 @needs_torch

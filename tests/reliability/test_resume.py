@@ -111,6 +111,9 @@ def test_damage_is_told_and_the_newest_good_one_is_used_or_none(whole, tmp_path,
     with pytest.raises(CheckpointError, match="no checkpoint of this run is whole"):
         (older / MANIFEST).rename(older / "hidden")
         train(config, resume=True)
+    for resume in (True, False):  # asked again, as a queue does
+        with pytest.raises((CheckpointError, ConfigError), match="not begun anew by itself|holds the checkpoints of a run"):
+            train(config, resume=resume)
     said = " ".join(capsys.readouterr().out.split())
     assert f"{newest.name} is not used" in said and "bytes instead of" in said and "has no MANIFEST.json" in said
     assert json.loads((copy / METRICS).read_text().splitlines()[-1])["kind"] == "final"  # nothing was begun

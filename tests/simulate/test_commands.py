@@ -150,7 +150,7 @@ def test_md_of_many(folder, capsys):
     assert "copper.xyz" in said and "copper.xyz" in page and f"{len(frames)} of {len(frames)}" in page
     for arguments, message in (
         (("--engine", "ase"), "at once on the device only"),
-        (("--engine", "jax", "--state", "x", "--log", "y"), "--state, --log: for one structure only"),
+        (("--engine", "jax", "--state", "x", "--log", "y", "--restart"), "--state, --log, --restart: for one structure only"),
     ):
         assert run(folder, "md", "model.mace", "water.xyz", "copper.xyz", *arguments) == 2
         assert message in capsys.readouterr().err

@@ -46,6 +46,14 @@ def test_dielectric_calculator() -> None:
     assert atoms.get_charges().sum() == pytest.approx(2.0, abs=1e-10)
     atoms.info["charge"] = -1.0
     assert atoms.get_charges().sum() == pytest.approx(-1.0, abs=1e-10)
+    # by the name that files have too, but not by both when they differ
+    del atoms.info["charge"]
+    atoms.info["total_charge"] = 1.0
+    assert atoms.get_charges().sum() == pytest.approx(1.0, abs=1e-10)
+    atoms.info["charge"] = 0.0
+    with pytest.raises(DataError, match="'charge' and 'total_charge' contradict"):
+        atoms.get_charges()
+    del atoms.info["total_charge"]
     with pytest.raises(PropertyNotImplementedError):
         atoms.get_potential_energy()
     with pytest.raises(ValueError, match="neither energies nor forces"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from macejax.config import ConfigError, EmbeddingConfig, ModelConfig
 from macejax.data.structure import DataError
 from macejax.model.model import Model, init_model
 from macejax.simulate import Calculator, Ensemble, run_many, run_md, run_on_device
+from macejax.simulate.ensemble import settings_of
 from macejax.simulate.restart import load_state
 from tests.marks import rest_is_thorough
 from tests.simulate.toy import LATTICE, morse, toy_model
@@ -58,6 +61,38 @@ def test_thermostats_heat_what_is_free(thermostat):
     error = series[: len(series) // 10 * 10].reshape(10, -1).mean(axis=1).std(ddof=1) / np.sqrt(10)
     assert abs(series.mean() - 400.0) < ERRORS * error and error < 0.05 * 400.0
     np.testing.assert_array_equal(atoms.positions[[0, 3]], copper().positions[[0, 3]])
+
+
+@pytest.mark.parametrize("thermostat", ["csvr", "nose_hoover"])
+def test_directions_along_which_all_atoms_are_free_keep_their_momentum(thermostat):
+    """Held along z, each of four atoms: 8 degrees of freedom, of which the motion of the whole along x and y takes two."""
+    atoms = bulk("Cu", cubic=True, a=LATTICE)
+    atoms.set_constraint(FixCartesian(range(4), (False, False, True)))
+    ensemble, free = Ensemble("nvt", 4.0, 400.0, thermostat, 50.0), ~np.array([[False, False, True]] * 4)
+    assert int(settings_of(ensemble, atoms.get_masses(), free).freedoms) == 6
+    assert int(settings_of(ensemble._replace(thermostat="langevin"), atoms.get_masses(), free).freedoms) == 8
+    atoms.set_momenta(np.random.default_rng(0).normal(size=(4, 3)) + [3.0, 2.0, 1.0])
+    run_on_device(toy_model(), atoms, 20, ensemble, site_energy=morse)
+    np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-9)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """A state file holds JSON."""
+    ensemble = Ensemble("nvt", np.int64(2), np.float32(400.0), relaxation_time=np.int64(50))
+    state, lines = tmp_path / "md.state", []
+    outcome = run_on_device(
+        toy_model(),
+        copper(),
+        4,
+        ensemble,
+        site_energy=morse,
+        seed=np.int64(1),
+        state_file=state,
+        observe=lambda _, seen: lines.append(seen),
+    )
+    assert load_state(state).conditions["temperature"] == 400.0 and outcome.thermo.step == 4
+    several = run_many(toy_model(), [copper()] * 2, 4, timestep=np.array([1, 2]), temperature=np.float32(300), site_energy=morse).runs
+    json.dumps([state._asdict() for state in [*lines, *several[1].thermo]])
 
 
 def test_a_run_of_held_atoms_goes_on_as_it_began(tmp_path):

@@ -17,7 +17,7 @@ from ase.build import bulk
 from ase.io import read, write
 
 import macejax
-from macejax.simulate import Calculator, Ensemble, run_md, run_on_device
+from macejax.simulate import Calculator, Ensemble, run_many, run_md, run_on_device
 from tests.simulate.toy import LATTICE, morse, toy_model
 
 FOREVER = "100000000"  # steps
@@ -31,6 +31,28 @@ def after(calls: int):
     """A `stop` that says so when it has been asked more than `calls` times."""
     asked = []
     return lambda: asked.append(1) or ("SIGTERM" if len(asked) > calls else None)
+
+
+def save_copper(folder: Path) -> None:
+    config = macejax.ModelConfig(elements=(29,), e0s=(-1.0,), cutoff=3.0, hidden_irreps="2x0e", l_max=1, correlation=1, radial_mlp=(4,))
+    macejax.save(folder / "m.model", macejax.init_model(config, jax.random.key(0), np.float64))
+    write(folder / "cu.xyz", copper())
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """`macejax md` of copper."""
+    command = [sys.executable, "-m", "macejax.cli.main", "md", "m.model", "cu.xyz", *options]
+    environment = os.environ | {"PYTHONPATH": str(Path(macejax.__file__).parents[1])}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str], log: Path) -> tuple[str, str]:
+    """SIGTERM, when the log has three lines; what the process then says."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    return process.communicate(timeout=300)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
@@ -61,22 +83,42 @@ def test_without_a_state_the_last_step_is_shown():
             assert run_on_device(toy_model(), atoms, 50, **options).thermo.step == 6 and seen == [0, 6]
 
 
+def test_many_end_where_they_are_and_can_go_on():
+    """The first has its place, and a last frame; the second still waits for one."""
+    options = {"site_energy": morse, "temperature": 300.0, "every": 1000, "batch_atoms": 4}
+    whole, _ = run_many(toy_model(), [copper(), copper()], 200, **options).runs
+    seen: list = []
+    tell = {"observe": lambda place, _, state: seen.append((place, state.step)), "stop": after(3)}
+    first, second = run_many(toy_model(), [copper(), copper()], 200, **tell, **options).runs
+    step = first.thermo[-1].step
+    assert 0 < step < 200 and seen == [(0, 0), (0, step)] == [(0, state.step) for state in first.thermo]
+    assert first.stopped.endswith(f"step {step}: ended by SIGTERM.")
+    assert second.stopped.endswith("step 0: ended by SIGTERM.") and not second.thermo and np.isnan(second.atoms.get_potential_energy())
+    (rest,) = run_many(toy_model(), [first.frames[-1]], 200 - step, **options).runs
+    np.testing.assert_allclose(rest.atoms.positions, whole.atoms.positions, atol=1e-10)
+
+
+@pytest.mark.thorough
+@pytest.mark.multiprocess
+def test_sigterm_ends_a_command_of_many(tmp_path):
+    save_copper(tmp_path)
+    process = start(tmp_path, "cu.xyz", "--engine", "jax", "--every", "7", "--steps", FOREVER, "--ensemble", "nvt")
+    out, err = end(process, tmp_path / "md" / "1.jsonl")
+    assert process.returncode == 0, err
+    assert "Ended by SIGTERM. Go on from the last frame of each" in out and (tmp_path / "md.html").exists()
+    for k in range(2):
+        lines = [json.loads(line)["step"] for line in (tmp_path / "md" / f"{k}.jsonl").read_text().splitlines()]
+        assert len(read(tmp_path / "md" / f"{k}.xyz", ":")) == len(lines) > 2 and f"step {lines[-1]}: ended by SIGTERM" in out
+
+
 @pytest.mark.thorough
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("engine", ["ase", "jax"])
 def test_sigterm_ends_a_command_that_can_go_on(tmp_path, engine):
-    config = macejax.ModelConfig(elements=(29,), e0s=(-1.0,), cutoff=3.0, hidden_irreps="2x0e", l_max=1, correlation=1, radial_mlp=(4,))
-    macejax.save(tmp_path / "m.model", macejax.init_model(config, jax.random.key(0), np.float64))
-    write(tmp_path / "cu.xyz", copper())
-    state = ["--state", "md.state"] if engine == "jax" else []
-    command = [sys.executable, "-m", "macejax.cli.main", "md", "m.model", "cu.xyz", "--engine", engine, "--every", "7", *state]
-    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(Path(macejax.__file__).parents[1])}, "text": True}
-    process = subprocess.Popen([*command, "--steps", FOREVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **where)
-    log, deadline = tmp_path / "md.jsonl", time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 2):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=300)
+    save_copper(tmp_path)
+    options = ["--engine", engine, "--every", "7", *(["--state", "md.state"] if engine == "jax" else [])]
+    process, log = start(tmp_path, *options, "--steps", FOREVER), tmp_path / "md.jsonl"
+    out, err = end(process, log)
     assert process.returncode == 0, err
     step = int(out.split("Stopped by SIGTERM at step ")[1].split()[0])
     lines = [json.loads(line)["step"] for line in log.read_text().splitlines()]
@@ -84,10 +126,11 @@ def test_sigterm_ends_a_command_that_can_go_on(tmp_path, engine):
     assert len(frames) == len(lines) > 2 and step >= lines[-1]
     if engine == "jax":
         assert "Go on from md.state with --restart" in out and lines[-1] == step - step % 7
-        done = subprocess.run([*command, "--steps", str(step + 7), "--restart"], capture_output=True, **where)
-        assert done.returncode == 0, done.stderr
+        done = start(tmp_path, *options, "--steps", str(step + 7), "--restart")
+        out, err = done.communicate(timeout=300)
+        assert done.returncode == 0, err
         again = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-        assert again == [*range(0, step + 7, 7), step + 7] and "Stopped" not in done.stdout
+        assert again == [*range(0, step + 7, 7), step + 7] and "Stopped" not in out
     else:
         assert "Go on from the last frame of md.xyz, with --steps" in out and lines[-1] == step
         assert np.abs(frames[-1].get_momenta()).max() > 0

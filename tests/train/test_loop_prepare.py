@@ -8,7 +8,8 @@ import pytest
 from macejax.config import ConfigError
 from macejax.data.structure import DataError, Structure
 from macejax.data.write import write
-from macejax.train.prepare import prepare, require_labels
+from macejax.train.loop import train
+from macejax.train.prepare import check_validation, prepare, require_labels
 from tests.reliability.tiny import configuration, waters
 
 
@@ -116,6 +117,43 @@ def test_a_term_of_the_loss_without_any_label_is_refused(tmp_path):
     require_labels(graphs, ["energy"])
     with pytest.raises(DataError, match="term for forces.*data.keys.forces.*loss.forces_weight"):
         require_labels(graphs, ["energy", "forces"])
+    unweighted = [graph._replace(weights={**graph.weights, "energy": 0.0}) for graph in graphs]
+    with pytest.raises(DataError, match="no training structure has energy, with a weight above 0"):
+        require_labels(unweighted, ["energy"])
+
+
+def test_a_validation_set_that_cannot_tell_epochs_apart_is_refused(tmp_path):
+    """Its loss would be 0 after each, and the first epoch the best for ever."""
+    bare = [s._replace(forces=None) for s in waters(6)]
+    write(tmp_path / "valid.xyz", bare)
+    config = configuration(tmp_path, data__valid=str(tmp_path / "valid.xyz"))
+    graphs, said = prepare(config, pytest.fail).graphs["valid"], []
+    check_validation(graphs, [["energy", "forces"], ["energy", "stress"]], said.append)
+    assert ["has forces" in said[0], "has stress" in said[1]] == [True, True] and len(said) == 2
+    for useless in (graphs, [graph._replace(weight=0.0) for graph in graphs]):
+        with pytest.raises(DataError, match="no validation structure has forces or stress, with a weight above 0"):
+            check_validation(useless, [["energy"], ["forces", "stress"]] if useless is graphs else [["forces", "stress"]], said.append)
+    with pytest.raises(DataError, match="no validation structure has forces"):
+        train(config.model_copy(update={"loss": config.loss.model_copy(update={"energy_weight": 0.0})}), quiet=True)
+
+
+def test_a_rare_config_type_may_be_all_in_the_validation_set(tmp_path):
+    one = [s._replace(config_type="rare" if n == 0 else "even") for n, s in enumerate(waters(22))]
+    found = {
+        "valid" if any(s.config_type == "rare" for s in prepared.structures["valid"]) else "train"
+        for prepared in (
+            prepare(configuration(tmp_path, structures=one, data__config_type_weights={"rare": 5.0}, run__seed=k), pytest.fail)
+            for k in range(30)
+        )
+    }
+    assert found == {"train", "valid"}
+
+
+def test_isolated_atoms_make_no_head(tmp_path):
+    atoms = [Structure(np.array([z]), np.zeros((1, 3)), energy=-float(z), config_type="IsolatedAtom") for z in (1, 8)]
+    named = [s._replace(head="pbe") for s in waters(22)]
+    prepared = prepare(configuration(tmp_path, structures=[*named, *atoms], data__e0s="isolated"), pytest.fail)
+    assert prepared.model.heads == ("pbe",) and prepared.model.e0s == (-1.0, -8.0)
 
 
 def test_an_element_that_only_the_test_set_has_is_refused(tmp_path):

@@ -28,8 +28,7 @@ OF_READOUTS = {  # irreps of --MLP_irreps, in this order; of AtomicDipolesMACE o
     "AtomicDielectricMACE": (("0e", "1o", "2e"),),
 }
 # Options that mace_run_train ignores for these models, and macejax refuses.
-IGNORED = {kind: {f"model.{name}" for name in (*NOT_OF_MOMENTS, "scaling")} for kind in DIPOLES}
-IGNORED["EnergyDipolesMACE"].add("model.radial_basis")
+IGNORED = {kind: {f"model.{name}" for name in (*NOT_OF_MOMENTS, "scaling", "radial_basis", "radial_mlp")} for kind in DIPOLES}
 # What these models replace every other first block by: the first of them.
 FIRST_BLOCKS = {"MACE": ("RealAgnostic", "RealAgnosticDensity"), **dict.fromkeys(DIPOLES, ("RealAgnostic",))}
 FIRST_OF_MODEL = {"ScaleShiftMACE": "RealAgnosticResidual", **dict.fromkeys(FIRST_BLOCKS, "RealAgnostic")}
@@ -58,17 +57,20 @@ def interaction(name: str, arguments: Arguments) -> Iterator[Outcome]:
 
 def interaction_first(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--interaction_first, of which --model MACE only takes two, and the models of dipoles one."""
-    block = arguments.values[name].removesuffix(SUFFIX)
-    kind = arguments.values["model"]
+    asked, block, kind = arguments.values[name].removesuffix(SUFFIX), _first_block(arguments), arguments.values["model"]
     default = FIRST_OF_MODEL.get(kind, block)
-    if kind in FIRST_BLOCKS and block not in FIRST_BLOCKS[kind]:
-        if name in arguments.given:
-            yield Note(f"mace_run_train replaces it by RealAgnosticInteractionBlock, for --model is {kind}; so does this configuration.")
-        block = default
+    if block != asked and name in arguments.given:
+        yield Note(f"mace_run_train replaces it by RealAgnosticInteractionBlock, for --model is {kind}; so does this configuration.")
     if refusal := _no_such_block(block):
         yield refusal
     elif block != default or name in arguments.given:
         yield Set("model.interaction_first", block)
+
+
+def _first_block(arguments: Arguments) -> str:
+    """The first block that the model gets."""
+    block, kind = arguments.values["interaction_first"].removesuffix(SUFFIX), arguments.values["model"]
+    return FIRST_OF_MODEL[kind] if kind in FIRST_BLOCKS and block not in FIRST_BLOCKS[kind] else block
 
 
 def _no_such_block(block: str) -> Refusal | None:
@@ -96,7 +98,9 @@ def edge_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
     if irreps is None:
         return
     top = 1 if arguments.values["max_L"] is None else arguments.values["max_L"]
-    hidden = arguments.values["hidden_irreps"] or " + ".join(f"1x{degree}{'eo'[degree % 2]}" for degree in range(top + 1))
+    parities = "ee" if arguments.values["use_so3"] else "eo"  # of those that macejax makes
+    made = " + ".join(f"1x{degree}{parities[degree % 2]}" for degree in range(top + 1))
+    hidden = made if _size_wins(arguments) else arguments.values["hidden_irreps"] or made
     if refusal := _unfit(irreps, arguments.values["max_ell"]):
         yield refusal
     elif missing := {term[1:] for term in _terms(irreps)} - {term[1:] for term in _terms(hidden)}:
@@ -127,7 +131,7 @@ def _unfit(irreps: str, top: int) -> Refusal | None:
 def apply_cutoff(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--apply_cutoff, which two blocks cannot do without."""
     value = arguments.values[name]
-    blocks = [arguments.values[flag].removesuffix(SUFFIX) for flag in ("interaction", "interaction_first")]
+    blocks = [arguments.values["interaction"].removesuffix(SUFFIX), _first_block(arguments)]
     if value and (uncut := [block for block in blocks if block in UNCUT]):
         yield Set("model.apply_cutoff", False)
         yield Note(f"with {uncut[0]} energies of mace_run_train jump at the cutoff unless it is False; it is False here.")

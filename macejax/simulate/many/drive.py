@@ -19,6 +19,7 @@ from macejax.simulate.many.fields import HOT, NONFINITE, RUNNING, STALE, Fields,
 from macejax.simulate.many.lists import Listed, find, gather_lists
 from macejax.simulate.many.program import Program
 from macejax.simulate.many.systems import params_of
+from macejax.simulate.md import Stop
 
 HEADROOM, GROWTH = 1.1, 1.25  # of neighbour slots: of the first batch, and when they were too few
 SHRINK = 4  # a batch that has this much too much room becomes smaller, for the price of a compilation
@@ -78,7 +79,7 @@ def engine_for(program: Program, models: Sequence[Model], dtype: str, chunk: tup
     return Engine(program, params_of(models, dtype), config.elements, config.joint_embedding, config.cutoff, *chunk, batch_atoms)
 
 
-def drive(jobs: Sequence[Job], engine: Engine, on_frame: OnFrame, on_end: OnEnd) -> Summary:
+def drive(jobs: Sequence[Job], engine: Engine, on_frame: OnFrame, on_end: OnEnd, stop: Stop | None = None) -> Summary:
     """Run all jobs to their end.
 
     Args:
@@ -86,6 +87,7 @@ def drive(jobs: Sequence[Job], engine: Engine, on_frame: OnFrame, on_end: OnEnd)
       engine: program and parameters.
       on_frame: called with every frame of a job, in order of steps.
       on_end: called once for a job, its state being the last, with "" or a sentence that says why it was stopped.
+      stop: asked before every chunk; a reason ends all jobs where they are, the last state of each being a frame.
 
     Raises:
       DataError: a structure is invalid, or has an element that the model does not know. Nothing has run then.
@@ -99,6 +101,11 @@ def drive(jobs: Sequence[Job], engine: Engine, on_frame: OnFrame, on_end: OnEnd)
     chunks, lists_made = 0, len(jobs)
     table, seated = None, None
     while any(waiting) or any(running):
+        if stop is not None and (reason := stop()):
+            for job in (job for jobs in (*running, *waiting) for job in jobs):
+                _record_last(job, on_frame)
+                on_end(job, f"step {int(job.state.globals['step'])}: ended by {reason}.")
+            break
         for queue, members in zip(waiting, running, strict=True):
             _admit(queue, members, shapes.room)
         made = _refresh(running, engine, on_end)
@@ -175,11 +182,17 @@ def _harvest(members: list[Job], state: Fields, frames: Fields, on_frame: OnFram
         if status in (RUNNING, STALE) and not over:
             staying.append(job)
             continue
-        if step > job.recorded and not after.globals["new"]:
-            job.recorded = step
-            on_frame(job, after)
+        _record_last(job, on_frame)
         on_end(job, _reason(status, step))
     return staying
+
+
+def _record_last(job: Job, on_frame: OnFrame) -> None:
+    """The state that a job ends with, unless it has been a frame or was never evaluated."""
+    step = int(job.state.globals["step"])
+    if step > job.recorded and not job.state.globals["new"]:
+        job.recorded = step
+        on_frame(job, job.state)
 
 
 def _reason(status: int, step: int) -> str:

@@ -30,7 +30,7 @@ from macejax.simulate.many.systems import (
     settings_of,
     site_energy_of,
 )
-from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Thermo, thermalize, thermo
+from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Stop, Thermo, thermalize, thermo
 from macejax.simulate.policy import device_policy
 
 PROGRAMS = 8  # that are kept
@@ -72,6 +72,7 @@ def run_many(
     seed: int | Sequence[int] = 0,
     every: int = 10,
     observe: Callable[[int, Atoms, Thermo], None] | None = None,
+    stop: Stop | None = None,
     keep_frames: bool = True,
     names: Sequence[str] | None = None,
     max_temperature: float | None = None,
@@ -101,10 +102,11 @@ def run_many(
       seed: of velocities, thermostat and barostat; of one number, system k has `seed + k`.
       every: steps from frame to frame; step 0 and the last one always are frames.
       observe: called with the place of the system, its atoms and its Thermo at every frame, in order of steps for each system.
+      stop: asked before every chunk of steps; a reason ends all systems where they are, each with a last frame, and is in their `stopped`.
       keep_frames: whether `frames` holds them too.
       names: what sentences call the systems; by default their place and formula.
       max_temperature: K; hotter systems are stopped. By default ten times the target, or the start.
-      dtype: of the model: float64, float32, on a GPU tf32x3, tf32 or bf16, or a `macejax.Precision`;
+      dtype: of the model: float64, float32, on a GPU tf32x3 or tf32, there and on a TPU bf16, or a `macejax.Precision`;
         positions, momenta and sums over atoms are float64 in any case.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.
@@ -142,7 +144,7 @@ def run_many(
     with jax.enable_x64(True):
         program = _program(config, site_energy, ensemble, free_shape, policy.parameters, policy.products, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
-        summary = drive(jobs, engine_for(program, models, policy.parameters, chunk, batch_atoms), on_frame, on_end)
+        summary = drive(jobs, engine_for(program, models, policy.parameters, chunk, batch_atoms), on_frame, on_end, stop)
     return Runs(runs, summary)
 
 

@@ -92,7 +92,7 @@ def relax_many(
       observe: called with the place of the system, its atoms and how far it is, after each step and before the first.
       on_result: called with the place of a system and its result, as soon as it is there.
       names: what sentences call the systems; by default their place and formula.
-      dtype: of the model: float64, float32, on a GPU tf32x3, tf32 or bf16, or a `macejax.Precision`;
+      dtype: of the model: float64, float32, on a GPU tf32x3 or tf32, there and on a TPU bf16, or a `macejax.Precision`;
         positions, steps and sums over atoms are float64 in any case. float32 reaches an fmax of about 0.001.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
       batch_atoms: atoms that run at a time, for each model; the other systems wait for a place.

@@ -40,13 +40,14 @@ def each(value: Any, count: int, option: str) -> list[Any]:
 
 
 def settings_of(options: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """The options of every system, of options that are one value for all or one for each.
+    """The options of every system, as Python's numbers, of options that are one value for all or one for each.
 
     Raises:
       ConfigError: a sequence of another length.
     """
     values = {name: each(value, count, name) for name, value in options.items()}
-    return [{name: value[k] for name, value in values.items()} for k in range(count)]
+    of_each = [{name: value[k] for name, value in values.items()} for k in range(count)]
+    return [{name: x.item() if isinstance(x, np.generic) else x for name, x in options.items()} for options in of_each]
 
 
 def lanes_of(model: Model | Sequence[Model], count: int, head: str | None) -> tuple[list[Model], list[int]]:
