@@ -84,6 +84,26 @@ def test_resuming_a_finished_run_only_tests_again(whole):
     assert int(again.state.step) == STEPS and again.model_path.read_bytes() == before and metrics(folder / "tiny") == table
 
 
+def test_saves_that_fall_on_the_ends_of_epochs_tell_of_them_once(whole, tmp_path):
+    """Each epoch has 5 steps: what is saved at its end is the state after validation."""
+    config = configuration(tmp_path, run__save_every=5)
+    train(config, quiet=True)
+    assert metrics(tmp_path / "tiny") == metrics(whole[0] / "tiny")
+    train(config, resume=True, quiet=True)
+    assert metrics(tmp_path / "tiny") == metrics(whole[0] / "tiny")
+
+
+def test_without_a_whole_best_the_last_weights_make_the_model(whole, tmp_path, capsys):
+    shutil.copytree(whole[0] / "tiny", tmp_path / "tiny")
+    for best in (tmp_path / "tiny" / "checkpoints" / "best").iterdir():
+        (best / MANIFEST).unlink()
+    for _ in range(2):
+        (tmp_path / "tiny" / "tiny.mace").unlink()
+        outcome = train(configuration(tmp_path), resume=True)
+        assert "take the place of the best" in " ".join(capsys.readouterr().out.split())
+        assert outcome.model_path.exists() and int(outcome.state.step) == STEPS
+
+
 def test_a_run_is_not_overwritten(whole):
     with pytest.raises(ConfigError, match="holds the checkpoints of a run.*--resume"):
         train(configuration(whole[0]), quiet=True)
