@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
+from macejax.checkpoint import manifest
 from macejax.checkpoint.lock import LockError, lock
 from macejax.checkpoint.manifest import MANIFEST, CheckpointError, read_manifest
-from macejax.checkpoint.training import remove_leftovers, restore_checkpoint, save_checkpoint
+from macejax.checkpoint.training import has_checkpoint, remove_leftovers, restore_checkpoint, save_checkpoint
 
 
 class Tiny(NamedTuple):
@@ -112,10 +113,25 @@ def test_damaged_newest_is_reported_and_the_one_before_is_used(saved):
     assert (saved / "000000003.damaged").is_dir()
 
 
+def test_what_the_disk_does_not_give_is_damaged(saved, monkeypatch):
+    def sha256(path):
+        if "000000003" in path.parts:
+            raise OSError(5, "Input/output error", str(path))
+        return real(path)
+
+    real = manifest._sha256
+    monkeypatch.setattr(manifest, "_sha256", sha256)
+    found, _, said = warnings_of(saved)
+    assert same(state(2), found) and "cannot be read" in said[0] and "Input/output error" in said[0]
+
+
 def test_no_good_one_is_an_error_and_none_at_all_another(saved, tmp_path):
     for name in ("000000002", "000000003"):
         (saved / name / MANIFEST).unlink()
     with pytest.raises(CheckpointError, match="no checkpoint of this run is whole.*interrupted"):
+        warnings_of(saved)
+    assert has_checkpoint(saved)
+    with pytest.raises(CheckpointError, match=r"000000002\.damaged, .*000000003\.damaged were found damaged before"):
         warnings_of(saved)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         warnings_of(tmp_path / "empty")

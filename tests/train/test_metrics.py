@@ -13,6 +13,7 @@ from macejax.data.batch import batch, capacity_for
 from macejax.potential import predict
 from macejax.train.loss import loss_terms
 from macejax.train.metrics import ALL, error_sums, gather_sums, mean_loss, summarize
+from macejax.train.validate import group_sizes
 from tests.train.toy import graphs, init_params, site_energy, structures
 
 EXACT = 1e-12  # relative, float64
@@ -103,3 +104,8 @@ def test_every_structure_counts_once():
     for groups, wrong in (([[0, 1], [2, 3]], "4 0 times"), ([range(7), [3]], "3 2 times")):
         with pytest.raises(ValueError, match=f"number {wrong}"):
             summary(groups)
+
+
+def test_a_config_type_called_all_has_a_line_of_its_own():
+    some = [structure._replace(config_type=kind) for structure, kind in zip(structures(3), ("all", "bulk", "all"), strict=True)]
+    assert group_sizes(some) == {"config_type all": 2, "bulk": 1, ALL: 3}
