@@ -2,6 +2,7 @@
 #   make demo    train, test and simulate on the bundled data
 #   make test    the tests
 #   make thorough    the tests that take longer, notebooks among them
+#   make slow    those that take more than a minute each, long simulations among them: some hours in all
 #   make lint    formatting, lint, types
 #   make bench   times and memory beside mace-torch and mlip, which it installs; BENCH=md: steps of molecular dynamics per second
 SHELL := /bin/bash
@@ -16,7 +17,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$p -m venv $(VENV); done; \
 	echo "macejax needs python 3.11 or newer with the venv module (on Debian: apt install python3-venv); PYTHON=/path/to/python names one." >&2; exit 1
 
-.PHONY: demo test thorough lint format bench install clean
+.PHONY: demo test thorough slow lint format bench install clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed-core
@@ -29,6 +30,10 @@ test: $(VENV)/.installed-test
 
 thorough: $(VENV)/.installed-test
 	$(PY) -m pytest -n $(JOBS) -m "thorough and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
+	XLA_FLAGS= $(PY) -m pytest -n $(JOBS) -m "bits and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
+
+slow: $(VENV)/.installed-test
+	$(PY) -m pytest -n $(JOBS) -m "(slow or physics_long) and not gpu" $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(PY) -m ruff format --check .

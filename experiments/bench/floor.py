@@ -1,8 +1,9 @@
-"""The least arithmetic that energies and forces take, as an estimate: FLOPs of the factorised algorithm, each thing computed once."""
+"""The least that energies and forces take, as an estimate: FLOPs of the factorised algorithm, each thing computed once, and bytes moved."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,33 @@ def flops_per_atom(channels: int, highest: int, neighbors: float, species: int) 
     return neighbors * per_edge + 2 * (mixing + linear) + 3 * contraction
 
 
+def bytes_per_atom(channels: int, highest: int, neighbors: float) -> float:
+    """Energy and forces of two layers in float32, where all that belongs to an edge stays in the cache.
+
+    Arrays of nodes are written and read once forward and once backward; edges, a vector and two numbers each, are read in both layers and
+    written as gradients.
+    """
+    node = channels * (4 * (HARMONICS + PRODUCTS[highest]) + 8 * (highest + 1) ** 2)
+    edge = 3 * (3 + 2)
+    return 4 * (node + neighbors * edge)
+
+
 def matmul_rate() -> float:
     """FLOP/s of a large float32 matrix product on this machine: best of several."""
-    x = jnp.ones((2048, 2048), jnp.float32)
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready(product(x))
+    return 2 * 2048**3 / _best(jax.jit(lambda a: a @ a), jnp.ones((2048, 2048), jnp.float32))
+
+
+def stream_rate() -> float:
+    """Bytes/s read and written when a large array is negated: best of several."""
+    x = jnp.ones(2**26, jnp.float32)
+    return 2 * x.nbytes / _best(jax.jit(jnp.negative), x)
+
+
+def _best(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> float:
+    jax.block_until_ready(function(x))
     best = float("inf")
     for _ in range(7):
         begun = time.perf_counter()
-        jax.block_until_ready(product(x))
+        jax.block_until_ready(function(x))
         best = min(best, time.perf_counter() - begun)
-    return 2 * 2048**3 / best
+    return best

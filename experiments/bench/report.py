@@ -15,14 +15,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from floor import flops_per_atom
+from floor import bytes_per_atom, flops_per_atom
 from run import FAMILY, FURTHER, PEERS, SIZES, Case
 
 HERE = Path(__file__).parent
-WORKS = {"forces": "energy and forces", "step": "training step"}
+WORKS = {"forces": "energy and forces", "stress": "energy, forces and stress", "step": "training step"}
 HIGHEST = {"L0": 0, "L1": 1, "L2": 2, "96": 0}
 CHANNELS = {"L0": 128, "L1": 128, "L2": 128, "96": 96}
-COLORS = {"macejax": "tab:blue", "mace-torch": "tab:red", "mlip": "tab:green"}
+COLORS = {"macejax": "tab:blue", "mace-torch": "tab:red", "mace-torch-cueq": "tab:orange", "mlip": "tab:green"}
 
 
 def main() -> None:
@@ -51,12 +51,14 @@ def fill(path: Path, name: str, text: str) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Times, ratios to the peers, and memory."""
-    lines = ["| work | macejax | mace-torch | mlip | memory |", "|---|---|---|---|---|"]
+    peers = [name for name in COLORS if name in ("mace-torch", "mlip") or any(name in row["programs"] for row in rows)]
+    peers.remove("macejax")
+    lines = [f"| work | macejax | {' | '.join(peers)} | memory |", "|---" * (len(peers) + 3) + "|"]
     for row in rows:
         ours = row["programs"]["macejax"]
         cells = [f"{ours['median_ms']:.3g} ms"]
         memory = [f"{ours['peak_mb'] - ours['base_mb']:.0f}"]
-        for name in ("mace-torch", "mlip"):
+        for name in peers:
             found = row["programs"].get(name)
             cells.append(f"{found['median_ms']:.3g} ms ({found['median_ms'] / ours['median_ms']:.1f}x)" if found else "")
             memory.append(f"{found['peak_mb'] - found['base_mb']:.0f}" if found else "-")
@@ -68,17 +70,18 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def sizes(rows: list[dict[str, Any]]) -> str:
     """Time and memory against the number of atoms."""
-    lines = ["| atoms | us/atom | memory | first call |", "|---|---|---|---|"]
+    lines = ["| system, model | atoms | us/atom | memory | first call |", "|---|---|---|---|---|"]
     for row in rows:
         ours = row["programs"]["macejax"]
         lines.append(
-            f"| {row['atoms']} | {ours['us_per_atom']:.0f} | {ours['peak_mb'] - ours['base_mb']:.0f} MB | {ours['compile_s']:.1f} s |"
+            f"| {row['system'].split('-')[0]}, {row['model']} | {row['atoms']} | {ours['us_per_atom']:.0f} "
+            f"| {ours['peak_mb'] - ours['base_mb']:.0f} MB | {ours['compile_s']:.1f} s |"
         )
     return "\n".join(lines) + "\n"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Time per atom against the number of atoms, with the floor: FLOPs at the rate of a large matrix product."""
+    """Time per atom against the number of atoms, with the floor: FLOPs at the rate of a matrix product, or bytes at that of a copy."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for axis, models, title in zip(axes, (["L0"], ["L1"]), ("128x0e", "128x0e + 128x1o"), strict=True):
         for row in rows:
@@ -88,7 +91,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axis.plot(row["atoms"], found["us_per_atom"], "o", color=COLORS[name], label=name)
                 axis.annotate(row["system"], (row["atoms"], found["us_per_atom"]), fontsize=5, xytext=(3, 3), textcoords="offset points")
             flops = flops_per_atom(CHANNELS[row["model"]], HIGHEST[row["model"]], row["edges"] / row["atoms"], row["species"])
-            axis.plot(row["atoms"], 1e6 * flops / row["machine"]["matmul_flops"], "_", color="gray", label="floor of arithmetic")
+            moved = bytes_per_atom(CHANNELS[row["model"]], HIGHEST[row["model"]], row["edges"] / row["atoms"])
+            floor = max(flops / row["machine"]["matmul_flops"], moved / row["machine"]["stream_bytes"])
+            axis.plot(row["atoms"], 1e6 * floor, "_", color="gray", label="floor of arithmetic and memory")
         axis.set(xscale="log", yscale="log", xlabel="atoms", title=f"energy and forces, float32, {title}")
         handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
         axis.legend(handles.values(), handles.keys(), fontsize=7)

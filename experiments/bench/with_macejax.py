@@ -10,7 +10,7 @@ import ase.io
 import jax
 import jax.numpy as jnp
 import numpy as np
-from worker import Work, serve
+from worker import Work, check_slope, serve
 
 import macejax
 from macejax.config import LossConfig, OptimizerConfig
@@ -23,7 +23,7 @@ from macejax.train.state import init_state
 
 
 def prepare(command: dict[str, Any]) -> Work:
-    """Energy and forces, or a training step with AMSGrad, of the model file and the structures that the command names."""
+    """Energy, forces and stress, which one pass gives, or a training step with AMSGrad; model file and structures are the command's."""
     jax.config.update("jax_enable_x64", command["dtype"] == "float64")
     model = macejax.load(command["model"])
     dtype = np.dtype(command["dtype"])
@@ -39,8 +39,18 @@ def prepare(command: dict[str, Any]) -> Work:
     seconds = time.perf_counter() - begun
     atoms = sum(len(s.numbers) for s in structures)
     results = np.asarray(prediction.energy)[: len(graphs)], np.asarray(prediction.forces)[:atoms]
-    if command["work"] == "forces":
-        return Work(lambda: jax.block_until_ready(predict(params, batch)), *results, edges, seconds)
+    real = np.flatnonzero(np.asarray(batch.nodes["mask"]))
+
+    def energy(shift: np.ndarray) -> float:
+        positions = np.array(batch.nodes["positions"], np.float64)
+        positions[real] += shift
+        moved = batch._replace(nodes={**batch.nodes, "positions": jnp.asarray(positions, dtype)})
+        return float(np.sum(predict(params, moved).energy, dtype=np.float64))
+
+    check_slope(energy, results[1], command["dtype"])
+    if command["work"] != "step":
+        stress = np.asarray(prediction.stress)[: len(graphs)] if command["work"] == "stress" else None
+        return Work(lambda: jax.block_until_ready(predict(params, batch)), *results, edges, seconds, stress)
     loss = loss_terms(LossConfig(kind="weighted", energy_weight=1.0, forces_weight=100.0))
     optimizer = make_optimizer(OptimizerConfig(), params, 100, 10)
     state = init_state(params, optimizer, ema=False, seed=0)

@@ -52,7 +52,7 @@ def make_model(settings: dict[str, Any], dtype: str) -> Any:
 
 
 def prepare(command: dict[str, Any]) -> Work:
-    """Energy and forces, or a training step with AMSGrad; where asked, the weights are written as a macejax model file first."""
+    """Energy and forces, with stress where it is asked for, or a training step with AMSGrad; weights go to a macejax file if asked."""
     module = make_model(command["settings"], command["dtype"])
     if "write_model" in command:
         import macejax
@@ -70,8 +70,10 @@ def prepare(command: dict[str, Any]) -> Work:
     graphs = [data.AtomicData.from_config(data.config_from_atoms(frame), z_table=table, cutoff=cutoff) for frame in frames]
     batch = next(iter(torch_geometric.dataloader.DataLoader(graphs, batch_size=len(graphs), shuffle=False))).to(DEVICE)
 
+    with_stress = command["work"] == "stress"
+
     def forces() -> dict[str, torch.Tensor]:
-        out = module(batch.to_dict(), training=False, compute_force=True)
+        out = module(batch.to_dict(), training=False, compute_force=True, compute_stress=with_stress)
         _wait()
         return out
 
@@ -80,8 +82,8 @@ def prepare(command: dict[str, Any]) -> Work:
     seconds = time.perf_counter() - begun
     results = out["energy"].detach().cpu().numpy(), out["forces"].detach().cpu().numpy()
     edges = batch.edge_index.shape[1]
-    if command["work"] == "forces":
-        return Work(forces, *results, edges, seconds)
+    if command["work"] != "step":
+        return Work(forces, *results, edges, seconds, out["stress"].detach().cpu().numpy() if with_stress else None)
     loss = modules.WeightedEnergyForcesLoss(energy_weight=1.0, forces_weight=100.0)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01, amsgrad=True)
 

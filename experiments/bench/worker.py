@@ -2,8 +2,8 @@
 together run in one bench, take turns, and have a peak memory of their own.
 
 Commands and answers, all objects: {"do": "prepare", ...} -> {"atoms", "edges", "compile_s", "forces": file}; {"do": "time"} -> {"seconds"};
-{"do": "time", "steps"} -> {"seconds", "cores"}, of one call with so many steps; {"do": "memory"} -> {"peak_mb"};
-{"do": "stop"}. An exception is answered with {"error": text}.
+{"do": "time", "steps"} -> {"seconds", "cores"}, of one call with so many steps; {"do": "memory"} -> {"peak_mb",
+"recompiles"}; {"do": "stop"}. An exception is answered with {"error": text}.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Work(NamedTuple):
     forces: np.ndarray  # [atoms, 3] eV/Angstrom
     edges: int
     compile_seconds: float
+    stress: np.ndarray | None = None  # [structures, 3, 3] eV/Angstrom^3, where it was asked for
 
 
 def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
@@ -36,6 +37,7 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
     answers = os.fdopen(int(sys.argv[1]), "w")  # not the standard output: libraries print there
     work: Work | None = None
     base = 0.0
+    compiled = _compilations()
     for line in sys.stdin:
         command = json.loads(line)
         try:
@@ -46,7 +48,9 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
                 reset_peak()
                 base = _status("VmRSS")
                 work = prepare(command)
-                np.savez(command["answer"], energies=work.energies, forces=work.forces)
+                results = {"energies": work.energies, "forces": work.forces, "stress": work.stress}
+                np.savez(command["answer"], **{name: found for name, found in results.items() if found is not None})
+                compiled.clear()
                 answer = {"atoms": len(work.forces), "edges": work.edges, "compile_s": work.compile_seconds}
             elif command["do"] == "time" and "steps" in command:
                 begun = time.process_time()
@@ -54,11 +58,41 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
             elif command["do"] == "time":
                 answer = {"seconds": turn(work.call)}
             else:
-                answer = {"peak_mb": _status("VmHWM"), "base_mb": base} | device_peak()
+                answer = {"peak_mb": _status("VmHWM"), "base_mb": base, "recompiles": len(compiled)} | device_peak()
         except Exception as error:  # the driver must hear of it, whatever it is
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def check_slope(energy: Callable[[np.ndarray], float], forces: np.ndarray, dtype: str) -> None:
+    """Compare forces [N, 3] (eV/Angstrom) along one direction with the slope of the energy, to what the dtype resolves.
+
+    Args:
+      energy: eV, of all structures displaced by [N, 3] (Angstrom).
+
+    Raises:
+      ValueError: they disagree.
+    """
+    direction = np.random.default_rng(0).normal(size=forces.shape)
+    step = 1e-2 if dtype == "float32" else 1e-4
+    slope = (energy(step * direction) - energy(-step * direction)) / (2 * step)
+    known = -np.sum(np.asarray(forces, np.float64) * direction)
+    if not abs(slope - known) <= 0.05 * abs(known) + 0.05 * np.linalg.norm(forces):
+        raise ValueError(f"forces and energies disagree: slope {slope}, forces {known}.")
+
+
+def _compilations() -> list[str]:
+    """A list that grows with every program that jax compiles from now on; empty where there is no jax."""
+    found: list[str] = []
+
+    def listen(event: str, seconds: float, **facts: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(str(facts.get("fun_name", "")))
+
+    if "jax" in sys.modules:
+        sys.modules["jax"].monitoring.register_event_duration_secs_listener(listen)
+    return found
 
 
 def turn(call: Callable[[], Any]) -> float:

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from macejax.checkpoint.long_range import REFUSED, means
+
 MIT = "MIT"
 ASL = "Academic Software License, no commercial use (https://github.com/gabor1/ASL)"
 README = "see https://github.com/ACEsuit/mace-foundations"
@@ -95,10 +97,8 @@ def absent(path: str | os.PathLike) -> FileNotFoundError:
     from difflib import get_close_matches
 
     name = str(path).replace("_", "-").lower()
-    if "polar-1" in name:
-        return FileNotFoundError(
-            f"there is no file {path}; the models POLAR-1 have long-range electrostatics, which macejax does not have."
-        )
+    if means(name):
+        return FileNotFoundError(f"there is no file {path}; a model of that name (POLAR-1, MACELES) has {REFUSED}.")
     alike = [] if Path(path).suffix else get_close_matches(name, FOUNDATIONS, n=3) or list(FOUNDATIONS)
     hint = f"; published models have names such as {', '.join(alike)}" if alike else ""
     return FileNotFoundError(f"there is no file {path}{hint}.")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from macejax.checkpoint import long_range
 from macejax.checkpoint.torch_basis import TorchImportError
 from macejax.checkpoint.torch_stand_ins import (
     Irrep,
@@ -75,7 +76,7 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
       TorchImportError: not such a file, damaged, with names that a model has no use for, or a model that macejax does not have; the
         sentence says which.
     """
-    from macejax.checkpoint.torch_import import from_torch
+    from macejax.checkpoint.torch_import import OLD, from_torch
     from macejax.checkpoint.torch_state import from_state
 
     content = read_torch(path)
@@ -93,11 +94,9 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Mo
         return from_state(config, {name: np.array(value) for name, value in content["model"].items()})
     except TorchImportError as error:
         raise TorchImportError(f"{path}: {error}") from error
-    except AttributeError as error:
-        raise TorchImportError(
-            f"{path}: the module has no {error}, which every MACE of mace-torch 0.3 has: load it with the version that wrote it, and save "
-            "it with a newer one."
-        ) from error
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        is_old = isinstance(content, Module) and not hasattr(content, "num_interactions")
+        raise TorchImportError(f"{path}: {OLD if is_old else _malformed(error)}") from error
 
 
 def is_torch(path: str | os.PathLike) -> bool:
@@ -167,6 +166,10 @@ class _Unpickler(pickle.Unpickler):
             return self._classes.setdefault((module, name), _own(KNOWN[module, name]))
         if module == "torch" and name in STORAGES:
             return np.dtype(STORAGES[name])
+        if long_range.is_part(module, name):
+            raise TorchImportError(
+                f"{self._path} asks for {module}.{name}: it is a model with {long_range.REFUSED}. Nothing in it has run."
+            )
         if module.startswith(INERT) and all(part.isidentifier() for part in name.split(".")):
             if (module, name) not in self._classes:
                 self._classes[module, name] = type(name.rsplit(".", 1)[-1], (Module,), {})
@@ -225,6 +228,15 @@ def _rebuild_graph(attributes: dict[str, Any], *_: Any) -> Module:
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """What pickles write bytes as."""
     return text.encode("latin1" if encoding == "latin1" else "utf-8")
+
+
+def _malformed(error: Exception) -> str:
+    """What a content is whose parts are not where, or not what, `from_torch` and `from_state` expect."""
+    if isinstance(error, AttributeError) and str(error).isidentifier():  # of a stand-in
+        what = f"the module has no {error}, which every MACE of mace-torch 0.3 has"
+    else:
+        what = f"it is not put together as a MACE of mace-torch 0.3 ({type(error).__name__}: {error})"
+    return f"{what}: load it with the version that wrote it, and save it with a newer one, or fetch the file again."
 
 
 def _kind(x: Any) -> str:

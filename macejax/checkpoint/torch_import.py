@@ -14,6 +14,7 @@ import ase.data
 import numpy as np
 from pydantic import ValidationError
 
+from macejax.checkpoint.long_range import CLASSES, REFUSED
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_names import to_params
 from macejax.checkpoint.torch_readouts import degrees, read_readouts, spaced
@@ -25,11 +26,15 @@ from macejax.model.radial import AGNESI, SOFT
 from macejax.model.repulsion import COEFFICIENTS, LENGTH
 
 MODELS = ("MACE", "ScaleShiftMACE", "AtomicDipolesMACE", "EnergyDipolesMACE", "AtomicDielectricMACE")
-LONG_RANGE = ("MACELES", "PolarMACE")
 BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
 CONSTANTS: dict[str, dict[str, Any]] = {"Agnesi": AGNESI, "Soft": SOFT, "ZBL": {"c": COEFFICIENTS, **LENGTH}}
 ROUNDED = 1e-6  # relative: modules trained in float32 carry rounded constants
 _SUFFIX = "InteractionBlock"
+# Newer versions of mace-torch neither run such a module nor change it when they save it.
+OLD = (
+    "it was written by a mace-torch of 2022, before 0.3 (its products are named by irreps, or num_interactions is missing), whose layout "
+    "newer versions have given up: take a newer file of this model, or train it again with mace-torch 0.3 or macejax."
+)
 
 
 def from_torch(module: Any) -> Model:
@@ -204,12 +209,14 @@ def _embeddings(module: Any) -> dict[str, Any]:
 def _refuse_foreign_parts(module: Any) -> None:
     """One sentence for each thing that macejax does not have."""
     kind = type(module).__name__
-    if kind in LONG_RANGE:
-        raise TorchImportError(f"{kind} is a model with long-range electrostatics, which macejax does not have.")
+    if kind in CLASSES:
+        raise TorchImportError(f"the module is a {kind}, a model with {REFUSED}.")
     if kind not in MODELS:
         raise TorchImportError(f"from_torch takes an eager {' or '.join(MODELS)} of mace-torch, not {kind}.")
     for block in (*module.interactions, *module.products):
         contraction = getattr(block, "symmetric_contractions", None)
+        if type(getattr(contraction, "contractions", None)).__name__ == "ModuleDict":
+            raise TorchImportError(OLD)
         foreign = contraction is not None and not hasattr(contraction, "contractions")
         if foreign or getattr(getattr(block, "cueq_config", None), "enabled", False):
             raise TorchImportError("the module keeps its weights in cuequivariance's layout; convert it with mace_cueq_to_e3nn.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from macejax.checkpoint.long_range import REFUSED, has_weights
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
-from macejax.checkpoint.torch_import import ROUNDED, SCALE_SHIFT, constants_of, per_head, rows_of
+from macejax.checkpoint.torch_import import OLD, ROUNDED, SCALE_SHIFT, constants_of, per_head, rows_of
 from macejax.checkpoint.torch_names import to_params
 from macejax.config import ModelConfig
 from macejax.model.model import Model
 
-_TRAINED = ("interactions.", "products.", "readouts.", "joint_embedding.", "embedding_readout.")
+_OF_IRREPS = re.compile(r"\.contractions\.\d+x\d+[eo]\.")  # as mace-torch named them before 0.3
 
 
 def from_state(config: ModelConfig, state: dict[str, np.ndarray]) -> Model:
@@ -26,11 +28,13 @@ def from_state(config: ModelConfig, state: dict[str, np.ndarray]) -> Model:
     Raises:
       TorchImportError: the weights are those of another architecture.
     """
+    if has_weights(state):
+        raise TorchImportError(f"it is a checkpoint of a model with {REFUSED}.")
+    if "num_interactions" not in state and any(_OF_IRREPS.search(name) for name in state):
+        raise TorchImportError(OLD)
     config, contractions = contraction_weights(_with_constants(config, state), state)
     params = {"params": to_params(config, state, contractions)}
-    if unused := [
-        name for name in state if state[name].size and name.startswith(_TRAINED) and name.endswith(("weight", "weights_max", "bias"))
-    ]:
+    if unused := [name for name in state if state[name].size and name.endswith(("weight", "weights_max", "bias"))]:
         raise TorchImportError(f"the configuration is that of another model, without a place for {', '.join(unused)}.")
     return Model(config, params)
 

@@ -1,7 +1,8 @@
 """Checkpoints of a whole training state: orbax writes the arrays, a manifest vouches for them.
 
-A run keeps two folders of them, `last` and `best`, each with one sub-folder per step. A save is finished when its MANIFEST.json is on the
-disk; only then are older ones deleted, so that at every moment there is a good one. A restore verifies before it reads.
+A run keeps two folders of them, `last` and `best`, each with one sub-folder per step. A save is written to `<step>.part`, which nobody
+reads, and gets its name when its MANIFEST.json is on the disk; only then are older ones deleted, so that at every moment there is a good
+one. Where the step is saved again, the newer one is called `<step>.new` until the older is gone. A restore verifies before it reads.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from macejax.checkpoint.atomic import sync_directory
 from macejax.checkpoint.manifest import CheckpointError, read_manifest, write_manifest
 
 State = TypeVar("State")
-_STEP = re.compile(r"\d{9}")
+_PART, _NEW = ".part", ".new"
+_STEP = re.compile(rf"\d{{9}}({re.escape(_NEW)})?")
 
 
 def save_checkpoint(folder: Path, step: int, state: Any, info: Mapping[str, Any], keep: int) -> Path:
-    """Write a state to `folder/<step>` and delete all but the newest `keep` checkpoints there.
+    """Write a state to `folder/<step>`, in place of what may be there, and delete all but the newest `keep` checkpoints.
+
+    A run that was stopped after the last step of an epoch has saved that step before its validation, and saves it again after it.
 
     Args:
       folder: `last` or `best` of a run.
@@ -34,22 +39,27 @@ def save_checkpoint(folder: Path, step: int, state: Any, info: Mapping[str, Any]
     Raises:
       OSError: the disk refuses; older checkpoints are untouched.
     """
-    path = folder.resolve() / f"{step:09d}"
-    if path.exists():
-        if _is_good(path):
-            return path
-        _discard(path)
+    final = folder.resolve() / f"{step:09d}"
+    part, new = (final.with_name(final.name + suffix) for suffix in (_PART, _NEW))
     folder.mkdir(parents=True, exist_ok=True)
+    for path in (part, new, final):
+        if path.exists() and not _is_good(path):
+            _discard(path)
     host = jax.tree.map(np.asarray, state)
     try:
-        _checkpointer().save(path, host)
-        write_manifest(path, {**info, "step": step, "arrays": _specification(host)})
+        shutil.rmtree(part, ignore_errors=True)
+        _checkpointer().save(part, host)
+        write_manifest(part, {**info, "step": step, "arrays": _specification(host)})
     except Exception as error:
-        shutil.rmtree(path, ignore_errors=True)
-        raise OSError(f"the checkpoint {path} could not be written; earlier ones are untouched. {type(error).__name__}: {error}") from error
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(
+            f"the checkpoint {final} could not be written; earlier ones are untouched. {type(error).__name__}: {error}"
+        ) from error
+    _replace(final, new, part)
+    sync_directory(final.parent)
     for older in _steps(folder)[keep:]:
         _discard(older)
-    return path
+    return final
 
 
 def restore_checkpoint(folders: Sequence[Path], template: State, warn: Callable[[str], None]) -> tuple[State, dict[str, Any]]:
@@ -112,6 +122,20 @@ def _steps(folder: Path) -> list[Path]:
 def _damaged(folder: Path) -> list[Path]:
     """What was found damaged, and renamed."""
     return sorted(path for path in folder.iterdir() if ".damaged" in path.name) if folder.is_dir() else []
+
+
+def _replace(final: Path, new: Path, part: Path) -> None:
+    """Give `part`, which is whole, the name `final`. A crash half-way leaves it, or what was there before, under a name that is read."""
+    if new.exists():  # left by such a crash: newer than `final`, older than `part`
+        if final.exists():
+            _discard(final)
+        new.rename(final)
+    if final.exists():
+        part.rename(new)
+        _discard(final)
+        new.rename(final)
+    else:
+        part.rename(final)
 
 
 def _is_good(path: Path) -> bool:

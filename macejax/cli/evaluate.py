@@ -33,7 +33,9 @@ def command(
     from macejax.cli.process import set_up_jax
     from macejax.config import ConfigError, Precision
     from macejax.config.run import read_keys
+    from macejax.simulate.record import refuse_other_formats
 
+    refuse_other_formats([output])
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} exists already: give --overwrite, or another --output.")
     label_keys = read_keys(keys or ())

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command `macejax`. Exits with 0; 1: data or files are wrong; 2: the command line or the configuration."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or os.environ.get("MACEJAX_DEBUG", "") not in ("", "0")
+    if not debug:  # XLA:CPU complains loudly, and wrongly, whenever it loads a program from the cache. Errors still raise.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported, which has a default of its own
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         _app(called)([argument for argument in arguments if argument != "--debug"], prog_name="macejax")

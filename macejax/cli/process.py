@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -16,9 +15,6 @@ def set_up_jax(dtype: str) -> None:
 
     The cache of compiled programs lies in JAX_COMPILATION_CACHE_DIR, by default ~/.cache/macejax/jax; an empty value switches it off.
     """
-    # XLA:CPU complains loudly, and wrongly, whenever it loads a program from the cache. Set before jax is imported; errors still raise.
-    if os.environ.get("MACEJAX_DEBUG", "") in ("", "0"):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     from macejax.cache import enable_cache

@@ -14,6 +14,7 @@ from typing import TextIO
 
 import numpy as np
 
+from macejax.data.compressed import open_text
 from macejax.data.labels import Frame
 from macejax.data.species import NUMBERS
 from macejax.data.structure import DataError
@@ -27,13 +28,13 @@ _PLAIN = "species:S:1:pos:R:3"
 
 
 def read_extxyz(path: str) -> Iterator[Frame]:
-    """Frames of an extended (or plain) XYZ file, one after the other. Values of the comment line stay text.
+    """Frames of an extended (or plain) XYZ file, compressed or not, one after the other. Values of the comment line stay text.
 
     Raises:
       DataError: anything that is not right, with the file, frame (counted from 0) and line.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             yield from _frames(file, path)
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not text; an extended XYZ file is UTF-8 text.") from None

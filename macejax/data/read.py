@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from macejax.data.compressed import inner_suffix
 from macejax.data.extxyz import read_extxyz
 from macejax.data.labels import MACE_KEYS, PER_ATOM, Frame, Keys, label_frames
 from macejax.data.structure import LABELS, DataError, Structure
@@ -20,7 +20,7 @@ _OWN = ("energy", "forces", "stress", "dipole", "polarizability", "charges")  # 
 
 
 def read(path: str | os.PathLike[str], keys: Keys = MACE_KEYS, *, need_labels: bool = True) -> list[Structure]:
-    """Structures of a file: extended XYZ (.xyz, .extxyz), or any format that ASE reads.
+    """Structures of a file: extended XYZ (.xyz, .extxyz, and these with .gz, .bz2 or .xz), or any format that ASE reads.
 
     Labels are taken as they stand in the file: forces of atoms that a constraint fixes are not zeroed.
 
@@ -37,7 +37,7 @@ def read(path: str | os.PathLike[str], keys: Keys = MACE_KEYS, *, need_labels: b
         raise DataError(f"{name}: there is no such file." if not os.path.exists(name) else f"{name}: is not a file.")
     if os.path.getsize(name) == 0:
         raise DataError(f"{name}: the file is empty.")
-    frames = list(read_extxyz(name)) if Path(name).suffix.lower() in (".xyz", ".extxyz") else _read_by_ase(name)
+    frames = list(read_extxyz(name)) if inner_suffix(name) in (".xyz", ".extxyz") else _read_by_ase(name)
     if not frames:
         raise DataError(f"{name}: holds no structure.")
     return label_frames(frames, keys, name, need_labels)

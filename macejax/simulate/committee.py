@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -11,19 +11,31 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from macejax.model.model import Model
 from macejax.simulate.calculator import Calculator
 
 SPREAD = ("energy", "energies", "forces", "stress", "dipole")
+OF_ALL = ("_comm", "_var")
 
 
 class Committee(AseCalculator):
     """The mean of models trained alike, whose spread tells where they do not know.
 
-    Every property of `Calculator` is the mean over the members. In `results` beside it, as mace-torch names them: `<property>_comm`, what
-    each member says, first axis the members, and `<property>_var`, the variance over them (divided by their number), for energy (eV^2),
-    energies, forces ((eV/Angstrom)^2), stress and dipole. `get_force_spread` is what active learning asks.
+    Every property of `Calculator` is the mean over the members. Beside it, in `results` and by `get_property`, with the names and shapes of
+    mace-torch's calculator: `<property>_comm`, what each member says, first axis the C members, and `<property>_var`, the variance over
+    them (divided by their number).
+
+    | property | unit | `_comm` | `_var` |
+    |---|---|---|---|
+    | energy | eV | [C] | a float (eV^2) |
+    | energies, which mace-torch's has not | eV | [C, N] | [N] |
+    | forces | eV/Angstrom | [C, N, 3] | [N, 3] |
+    | stress, whole here, though the mean is in Voigt order | eV/Angstrom^3 | [C, 3, 3] | [3, 3] |
+    | dipole | that of the model | [C, 3] | [3] |
+
+    `get_force_spread` is what active learning asks.
 
     Members of equal configuration, E0s and scale included, share one compiled program; each keeps its own neighbour list.
 
@@ -48,7 +60,8 @@ class Committee(AseCalculator):
             alike = (other for other in self.members if other.model.config == member.model.config)
             member.share_program(next(alike, member))
             self.members.append(member)
-        self.implemented_properties = self.members[0].implemented_properties
+        of_one = self.members[0].implemented_properties
+        self.implemented_properties = of_one + [f"{name}{of_all}" for name in SPREAD if name in of_one for of_all in OF_ALL]
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation, inputs in `atoms.info` among it."""
@@ -59,15 +72,18 @@ class Committee(AseCalculator):
     ) -> None:
         """Fill `results`. ASE calls this."""
         super().calculate(atoms, properties, system_changes)
+        of_one = [name.removesuffix("_comm").removesuffix("_var") for name in properties]
         for member in self.members:
-            member.calculate(self.atoms, properties)
+            member.calculate(self.atoms, of_one)
         self.results = {}
         for name in self.members[0].results:
             values = np.stack([member.results[name] for member in self.members])
-            self.results[name] = float(values.mean()) if values.ndim == 1 else values.mean(axis=0)
+            self.results[name] = _over_members(np.mean, values)
             if name in SPREAD:
+                if name == "stress":
+                    values = voigt_6_to_full_3x3_stress(values)
                 self.results[f"{name}_comm"] = values
-                self.results[f"{name}_var"] = values.var(axis=0)
+                self.results[f"{name}_var"] = _over_members(np.var, values)
 
     def get_force_spread(self, atoms: Atoms | None = None) -> np.ndarray:
         """Standard deviation over the members of the force on every atom, [N] (eV/Angstrom): the root of the summed variances of its
@@ -87,3 +103,9 @@ class Committee(AseCalculator):
     def get_dielectric_derivatives(self, atoms: Atoms | None = None) -> list[Any]:
         """`Calculator.get_dielectric_derivatives` of every member, as a list."""
         return [member.get_dielectric_derivatives(atoms) for member in self.members]
+
+
+def _over_members(function: Callable[..., Any], values: np.ndarray) -> float | np.ndarray:
+    """A statistic over the first axis; a number where a member has one."""
+    found = function(values, axis=0)
+    return float(found) if values.ndim == 1 else found

@@ -31,7 +31,7 @@ from macejax.simulate.restart import FilePath, Saved, compare, load_state, save_
 from macejax.simulate.row_list import RowList
 from macejax.simulate.system import Evaluation, Species, check_model, e0s_of, species_of, with_inputs
 
-CHUNK = 100  # steps in one call of the program, and at most what a replay costs
+CHUNK = 100  # steps in one call of the program, and at most what is done again where the list must grow
 
 
 class Outcome(NamedTuple):
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
     thermo: Thermo  # of the last step
     num_rebuilds: int  # of the list, on the device
-    num_replays: int  # chunks done again with larger arrays, since the list had overflowed
+    num_replays: int  # chunks done again up to the step at which the list overflowed, from where it is larger
     stopped: str = ""  # the reason that `stop` gave; "" where the run came to its end
 
 
@@ -87,8 +87,8 @@ def run_on_device(
     """Run a simulation to step `steps`, and leave `atoms` where they then are, with energy, forces and stress.
 
     Neither list nor forces come to the host between two observations. The list is renewed within the program, in the step in which an atom
-    has gone too far and before its forces are computed. Edges that no longer fit raise a flag, and the chunk is done again from its start
-    with larger arrays: a result with missing neighbours is never seen. Positions and momenta are float64 always; `dtype` is the model's.
+    has gone too far and before its forces are computed. Edges that no longer fit raise a flag, and the chunk is done again up to the step
+    before, from where arrays are larger: a result with missing neighbours is never seen. Positions and momenta are float64 always; `dtype` is the model's.
 
     Args:
       model: potential. What it embeds beside atoms and cell is looked for where the ASE calculator looks: `charge` and `spin` in

@@ -70,29 +70,32 @@ def advance(
 
 
 def run_chunk(program: Program, state: State, rows: RowList, until: int, timestep: float) -> tuple[State, RowList, int]:
-    """From a state to step `until`; done again with larger arrays until nothing overflows.
+    """From a state to step `until`. Where the list overflows, the chunk is done again up to the step before, and goes on in larger arrays.
 
-    The list goes over into the larger arrays as it is, and the forces of the beginning are computed in them anew, since the order of a sum,
-    and so its rounding, may depend on their size: the result has the bits of a chunk whose arrays were large from the start.
+    The list goes over into them as it is, and the forces of that step are computed in them anew, since the order of a sum, and so its
+    rounding, may depend on their size. What follows has the bits of a run whose arrays were large from that step on: which step that is
+    depends on the atoms alone, not on where chunks begin.
 
     Args:
       timestep: fs, for messages.
 
     Returns:
-      The state, its list, and how often the chunk was done again.
+      The state, its list, and how often it had to grow.
 
     Raises:
       SimulationError: a number that is not finite, an absurd temperature, or atoms that collapsed.
     """
     per_kelvin = max(int(np.sum(program.settings.free)), 1) / 2 * kB
+    limit = np.float64(per_kelvin * program.hottest)
     for replays in range(MOST_REPLAYS):
-        limit = np.float64(per_kelvin * program.hottest)
         end, new, sane = advance(*program[:-1], state, rows, np.int32(until), limit)
         if not bool(new.overflow):
             if bool(sane):
                 return end, new, replays
             kinetic = float(kinetic_energy(end, program.settings))
             raise explosion(int(end.step), float(end.found.energy) + kinetic, kinetic / per_kelvin, program.hottest, timestep)
+        if int(end.step) - 1 > int(state.step):  # the same steps to the bit, and none that overflows
+            state, rows, _ = advance(*program[:-1], state, rows, np.int32(int(end.step) - 1), limit)
         try:
             rows = reshape(rows, grown(rows.shape, new))
         except DataError as error:

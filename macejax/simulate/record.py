@@ -15,9 +15,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from ase.io.formats import UnknownFileTypeError
 
+from macejax.config import ConfigError
 from macejax.data.structure import DataError
 
 FilePath = str | PathLike[str]
+# Endings by which other programs would take extended XYZ for what it is not.
+OTHER_FORMATS = frozenset(".traj .bundle .db .json .nc .h5 .hdf5 .h5md .dcd .xtc .trr .lammpstrj .pdb .cif .vasp .gz .bz2 .xz .zip".split())
 LateFile = Callable[[], TextIO]
 
 
@@ -86,6 +89,14 @@ def refuse_existing(paths: Iterable[FilePath | None], overwrite: bool = False, w
             raise FileExistsError(f"{path} exists already: {way_out}, or allow it to be overwritten.")
 
 
+def refuse_other_formats(paths: Iterable[FilePath | None]) -> None:
+    """Raise ConfigError where a trajectory's name ends as that of another format does; None for one that is not wanted."""
+    for path in paths:
+        if path is not None and Path(path).suffix.lower() in OTHER_FORMATS:
+            another = f"`ase convert FILE.xyz {Path(path).name}` makes the other"
+            raise ConfigError(f"{path}: structures are written as extended XYZ: end the name in .xyz; {another}.")
+
+
 @contextmanager
 def recorder(
     trajectory: FilePath | None = None, log: FilePath | None = None, overwrite: bool = False, resume: Mapping[str, int] | None = None
@@ -98,6 +109,7 @@ def recorder(
       resume: go on with files that exist, cut to these sizes (`Recorder.sizes`); what a killed run wrote after them is done again.
 
     Raises:
+      ConfigError: the trajectory has the ending of another format.
       FileExistsError: a file is there already, and neither `overwrite` nor `resume` is set.
       DataError: a file to go on with is missing, or shorter than it was.
     """
@@ -111,6 +123,7 @@ def recorder(
                 raise DataError(
                     f"{path} has {size} bytes, but had {resume[name]} when the state was saved: it is not the file of that run."
                 )
+    refuse_other_formats([trajectory])
     if resume is None:
         refuse_existing(paths.values(), overwrite)
     with ExitStack() as stack:

@@ -28,6 +28,7 @@ class Log:
 
     def __init__(self, path: Path | None, console: Console, progress: Progress | None):
         self.console = console
+        self.lines = 0  # of metrics so far
         self._path = path
         self._file = None if path is None else open(path, "a", encoding="utf-8")
         self._progress = progress
@@ -39,6 +40,7 @@ class Log:
             line = {"kind": kind, **{name: _plain(value) for name, value in values.items()}, "time": round(time.time(), 3)}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+            self.lines += 1
 
     def say(self, message: str) -> None:
         """One line for the reader."""
@@ -56,12 +58,19 @@ class Log:
             self._task = self._progress.add_task("", total=total, note="")
         self._progress.update(self._task, completed=done, total=total, description=f"epoch {epoch}", note=note)
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines beyond `step`, those of the end of the run, and one that was cut short: what they tell of will be done again."""
+    def rewind(self, step: int, lines: int | None = None) -> None:
+        """Drop the lines beyond `step`, those of the end of the run, and one that was cut short: what they tell of will be done again.
+
+        Args:
+          step: of the state that the run goes on from.
+          lines: how many there were when that state was saved, for what came after may be of the same step: the end of an epoch, or the
+            beginning of the second stage. None where the checkpoint does not tell.
+        """
         if self._path is None or self._file is None:
             return
         self._file.close()
-        kept = [line for line in read_metrics(self._path.parent) if line.get("step", 0) <= step and line["kind"] != "final"]
+        kept = [line for line in read_metrics(self._path.parent) if line.get("step", 0) <= step and line["kind"] != "final"][:lines]
+        self.lines = len(kept)
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = open(self._path, "a", encoding="utf-8")
 

@@ -184,7 +184,7 @@ def _save(run: Run, kind: str, state: TrainState) -> None:
     """Write a checkpoint to `last` or `best`, with all that is needed to go on as if the run had never stopped."""
     run.steps.drain()
     if run.writes:
-        info = checkpoint_info(run.config, run.prepared.fingerprint, run.steps, state)
+        info = checkpoint_info(run.config, run.prepared.fingerprint, run.steps, run.log.lines, state)
         save_checkpoint(run.folder / "checkpoints" / kind, int(state.step), state, info, keep=run.config.run.keep if kind == "last" else 1)
 
 

@@ -23,9 +23,15 @@ MAY_CHANGE = {
 }
 
 
-def checkpoint_info(config: TrainConfig, fingerprint: str, steps: StepLog, state: TrainState) -> dict[str, Any]:
-    """What goes into the manifest of a checkpoint beside the arrays."""
-    return {"config": config.model_dump(mode="json"), "fingerprint": fingerprint, "memory": steps.memory, "epoch": int(state.epoch)}
+def checkpoint_info(config: TrainConfig, fingerprint: str, steps: StepLog, lines: int, state: TrainState) -> dict[str, Any]:
+    """What goes into the manifest of a checkpoint beside the arrays; `lines` is the number of lines of metrics so far."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "fingerprint": fingerprint,
+        "memory": steps.memory,
+        "lines": lines,
+        "epoch": int(state.epoch),
+    }
 
 
 def restore(folder: Path, template: TrainState, config: TrainConfig, fingerprint: str, steps: StepLog, log: Log) -> TrainState:
@@ -47,7 +53,7 @@ def restore(folder: Path, template: TrainState, config: TrainConfig, fingerprint
             f"the training or validation structures are not those with which {folder} was begun: resume with the same data."
         )
     steps.memory.update(info["memory"])
-    log.rewind(info["step"])
+    log.rewind(info["step"], info.get("lines"))  # a checkpoint of an earlier macejax does not tell the latter
     log.say(f"resumed at step {info['step']}, epoch {int(state.epoch)}.")
     return jax.tree.map(jnp.asarray, state)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from macejax.checkpoint import manifest
+from macejax.checkpoint import manifest, training
 from macejax.checkpoint.lock import LockError, lock
 from macejax.checkpoint.manifest import MANIFEST, CheckpointError, read_manifest
 from macejax.checkpoint.training import has_checkpoint, remove_leftovers, restore_checkpoint, save_checkpoint
@@ -168,8 +169,57 @@ def test_saving_a_step_again_replaces_a_damaged_one(saved):
     assert same(state(3), warnings_of(saved)[0])
 
 
+def test_saving_a_step_again_replaces_a_whole_one(saved):
+    save_checkpoint(saved, 3, state(7), {"epoch": 7}, keep=2)
+    found, info, said = warnings_of(saved)
+    assert same(state(7), found) and info["epoch"] == 7 and not said
+    assert sorted(path.name for path in saved.iterdir()) == ["000000002", "000000003"]
+
+
+def test_a_crash_while_a_step_is_saved_again_leaves_the_old_or_the_new_one(tmp_path, monkeypatch):
+    """The only checkpoint is replaced, and the process dies before each call that changes a name or deletes, in turn."""
+
+    class Killed(BaseException):
+        """No cleaning up after it, as after SIGKILL."""
+
+    remaining = [0]
+
+    def dying(call):
+        def wrapped(*arguments, **options):
+            remaining[0] -= 1
+            if remaining[0] < 0:
+                raise Killed
+            return call(*arguments, **options)
+
+        return wrapped
+
+    outcomes = []
+    for calls in range(100):
+        folder = tmp_path / f"{calls}"
+        save_checkpoint(folder, 3, state(3), {}, keep=1)
+        remaining[0] = calls
+        with monkeypatch.context() as patch:
+            for owner, name in ((training, "write_manifest"), (os, "replace"), (training.Path, "rename"), (shutil, "rmtree")):
+                patch.setattr(owner, name, dying(getattr(owner, name)))
+            try:
+                save_checkpoint(folder, 3, state(7), {}, keep=1)
+                died = False
+            except Killed:
+                died = True
+        remove_leftovers(folder)
+        found = warnings_of(folder)[0]
+        assert same(state(3), found) or same(state(7), found)
+        outcomes.append(same(state(7), found))
+        if not died:
+            break
+        save_checkpoint(folder, 3, state(8), {}, keep=1)  # and the next save finds its way
+        assert same(state(8), warnings_of(folder)[0]) and [path.name for path in folder.iterdir() if path.name.isdigit()] == ["000000003"]
+    assert calls >= 5 and outcomes == sorted(outcomes) and not outcomes[0] and outcomes.count(True) >= 4
+
+
 def test_leftovers_of_interrupted_saves_are_removed(saved):
     (saved / "000000004.orbax-checkpoint-tmp").mkdir()
+    (saved / "000000005.part").mkdir()
     (saved / "000000001.deleted").mkdir()
     (saved / "000000001.damaged").mkdir()
     remove_leftovers(saved)

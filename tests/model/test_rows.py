@@ -17,6 +17,7 @@ from macejax.model.geometry import edge_vectors
 from macejax.model.model import build, init_model
 from macejax.ops import blocks
 from macejax.potential.predict import predict
+from tests.ops.programs import scatters
 from tests.structures import ELEMENTS, structure
 
 CUTOFF = 3.0
@@ -76,9 +77,9 @@ def test_blocks_of_several_classes_and_no_scatter(monkeypatch: pytest.MonkeyPatc
     expected = jax.jit(functools.partial(predict, apply))(params, plain)
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", 8000)
     monkeypatch.setattr(blocks, "_WHOLE_BYTES", 0)
-    compiled = jax.jit(lambda params, graph: predict(apply, params, graph)).lower(params, several).compile()
-    assert " scatter(" not in compiled.as_text() and " while(" in compiled.as_text()
-    found = compiled(params, several)
+    lowered = jax.jit(lambda params, graph: predict(apply, params, graph)).lower(params, several)
+    assert not scatters(lowered) and "stablehlo.while" in lowered.as_text()
+    found = lowered.compile()(params, several)
     np.testing.assert_allclose(found.energy, expected.energy, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(found.forces, expected.forces, rtol=1e-10, atol=1e-12)
 

@@ -49,6 +49,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"hidden": "2x0o + 2x0e + 2x1o"}, "begin with 0e"),
         ({"hidden": "2x0e + 2x1o + 2x2e"}, "reach beyond l_max"),
         ({"elements": (22, 8)}, "ascending"),
+        ({"hidden": "2x0e", "edge_irreps": "2x0e + 2x1o"}, "have 1o, which hidden_irreps lack"),
     ],
 )
 def test_a_part_that_macejax_lacks_is_refused_by_name(make: Callable[..., Any], options: dict[str, Any], sentence: str) -> None:
@@ -274,6 +275,9 @@ def test_constants_that_were_trained_are_refused_in_a_state_dict(make: Callable[
         state[name] = state[name] * 1.01
         with pytest.raises(TorchImportError, match=f"{name} is"):
             from_state(config, state)
+    state = {name: value.numpy() for name, value in module.state_dict().items()} | {"correction.0.weight": np.ones(3)}
+    with pytest.raises(TorchImportError, match=r"without a place for correction\.0\.weight"):
+        from_state(config, state)
 
 
 @needs_torch

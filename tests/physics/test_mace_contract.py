@@ -47,9 +47,8 @@ def config(first: str = "RealAgnostic", other: str = "RealAgnosticResidual", hid
     if {first, other} & set(UNCUT):
         options = {"apply_cutoff": False} | options
     sizes = {"l_max": 2, "correlation": 2, "num_bessel": 4, "radial_mlp": (8, 8), "avg_num_neighbors": 8.0, "cutoff": SMALL_CUTOFF}
-    return ModelConfig(
-        elements=ELEMENTS, e0s=(0.0,) * len(ELEMENTS), interaction_first=first, interaction=other, hidden_irreps=hidden, **(sizes | options)
-    )
+    options = {"e0s": (0.0,) * len(ELEMENTS)} | sizes | options
+    return ModelConfig(elements=ELEMENTS, interaction_first=first, interaction=other, hidden_irreps=hidden, **options)
 
 
 def report_of(model_config: ModelConfig, names: list[str], **options: object) -> Report:

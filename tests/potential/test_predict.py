@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from macejax.config import ModelConfig
+from macejax.config import LossConfig, ModelConfig
 from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graph
 from macejax.model.geometry import edge_vectors
+from macejax.model.mace import INTERACTIONS
 from macejax.model.model import build, init_model
-from macejax.potential import atomic_virials, edge_gradient, hessian, predict
+from macejax.ops import blocks
+from macejax.potential import atomic_virials, edge_gradient, hessian, hessian_vector_product, predict
+from macejax.train.loss import loss_terms
+from macejax.train.step import loss_and_gradient
+from tests.marks import rest_is_thorough
+from tests.ops.programs import scatters
 from tests.structures import structure
 
 ELEMENTS = (1, 6, 8, 14, 29)
@@ -20,6 +26,7 @@ CONFIG = ModelConfig(
     elements=ELEMENTS, e0s=(0.0,) * 5, hidden_irreps="4x0e+4x1o", l_max=2, correlation=2, radial_mlp=(8,), cutoff=3.0,
     interaction_first="RealAgnostic"
 )  # fmt: skip
+SINGLE_PRECISION = 1e-3  # of Hessian-vector products in float32, of their rms
 SITE_ENERGY = build(CONFIG).apply
 
 
@@ -94,6 +101,25 @@ def test_hessian_equals_differences_of_forces_and_does_not_depend_on_the_chunk(p
     assert (found[~graph.nodes["mask"]] == 0).all() and (found[:, :, ~graph.nodes["mask"]] == 0).all()
 
 
+@pytest.mark.parametrize(("l_max", "correlation"), [(1, 2), pytest.param(2, 3, marks=pytest.mark.thorough)])
+def test_hessian_vector_products_in_float32_are_those_of_float64(l_max, correlation):
+    config = CONFIG.model_copy(update={"l_max": l_max, "correlation": correlation, "cutoff": 4.0})
+    params = init_model(config, jax.random.key(0), jnp.float64).params
+    graphs = [build_graph(structure(name), ELEMENTS, config.cutoff) for name in ("ethanol", "silicon8")]
+
+    def product(dtype):
+        graph = batch(graphs, capacity_for(graphs), dtype)
+        direction = np.random.default_rng(0).normal(size=graph.nodes["positions"].shape).astype(dtype)
+        single = jax.tree.map(lambda x: x.astype(dtype), params)
+        found = jax.jit(lambda p, g, v: hessian_vector_product(build(config).apply, p, g, v))(single, graph, direction)
+        assert found.dtype == dtype
+        return [np.asarray(found, np.float64)[graph.nodes["mask"] & (graph.nodes["graph"] == g)] for g in range(2)]
+
+    for single, exact in zip(product(np.float32), product(np.float64), strict=True):
+        rms = np.sqrt(np.mean(exact**2))
+        assert rms > 1e-2 and 0 < np.abs(single - exact).max() < SINGLE_PRECISION * rms
+
+
 def test_chunk_of_nothing_is_refused(params, graph):
     with pytest.raises(ValueError, match="chunk"):
         hessian(SITE_ENERGY, params, graph, chunk=0)
@@ -146,13 +172,27 @@ def test_large_products_keep_their_precision_on_every_device(params, graph):
     assert dots and all("precision = [HIGHEST, HIGHEST]" in line for line in dots)
 
 
-def test_neither_energy_and_forces_nor_training_gradients_scatter(params, graph):
+@pytest.mark.parametrize("block_bytes", rest_is_thorough([100, 10**9], [100]))
+@pytest.mark.parametrize("name", rest_is_thorough(INTERACTIONS, ["RealAgnosticDensityResidual"]))
+def test_neither_energy_and_forces_nor_training_steps_scatter(monkeypatch, graph, name, block_bytes):
     """A scatter is slow on a CPU, and on a GPU it is not deterministic."""
+    monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocks, "_WHOLE_BYTES", 0)
+    config = CONFIG.model_copy(update={"interaction_first": name, "interaction": name, "l_max": 1})
+    params, site_energy = init_model(config, jax.random.key(0), jnp.float64).params, build(config).apply
+    loss = loss_terms(LossConfig(kind="stress"))
 
-    def loss(params):
-        found = predict(SITE_ENERGY, params, graph)
-        return jnp.sum(found.energy**2) + jnp.sum(found.forces**2)
+    forces = jax.jit(lambda p, g: predict(site_energy, p, g)).lower(params, graph)
+    step = jax.jit(lambda p, g: loss_and_gradient(site_energy, loss, p, g)).lower(params, graph)
+    assert not scatters(forces) and not scatters(step)
+    assert ("stablehlo.while" in forces.as_text()) == (block_bytes == 100)
 
-    for function in (lambda p: predict(SITE_ENERGY, p, graph), jax.grad(loss)):
-        text = jax.jit(function).lower(params).compile().as_text()
-        assert [line for line in text.splitlines() if " scatter(" in line] == []
+
+@pytest.mark.thorough
+def test_second_derivatives_do_not_scatter(params, graph):
+    def force_loss(params, graph):
+        return jnp.sum(predict(SITE_ENERGY, params, graph).forces ** 2)
+
+    assert not scatters(jax.jit(jax.grad(force_loss)).lower(params, graph))
+    along = jax.jit(lambda p, g: hessian_vector_product(SITE_ENERGY, p, g, g.nodes["positions"]))
+    assert not scatters(along.lower(params, graph))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from macejax.checkpoint.manifest import MANIFEST, CheckpointError
+from macejax.checkpoint.manifest import MANIFEST, CheckpointError, read_manifest
 from macejax.config import ConfigError
 from macejax.train.log import METRICS, WALL_CLOCK, read_metrics
 from macejax.train.loop import Outcome, train
@@ -41,6 +41,14 @@ def stop_after(steps: int):
     """Asks to stop after so many steps of this part of the run."""
     asked = iter(range(1, 10**6))
     return lambda: f"the test after {steps} steps" if next(asked) >= steps else None
+
+
+class Killed(BaseException):
+    """An end without a checkpoint."""
+
+
+def killed() -> str:
+    raise Killed
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +83,33 @@ def test_stopped_and_resumed_is_bitwise_the_same(whole, tmp_path, stops):
     ours, theirs = arrays(tmp_path / "tiny"), arrays(folder / "tiny")
     assert {name: value for name, value in ours.items() if name in theirs} == theirs
     assert finished.model_path.read_bytes() == reference.model_path.read_bytes()
+
+
+def test_stopped_after_the_last_step_of_an_epoch_which_is_validated_once(whole, tmp_path):
+    """Step 5 is saved before its validation; resumed runs save it after, enter the second stage, and are killed at the next step."""
+    straight, config = (
+        configuration(tmp_path, name, run__epochs=2, stage_two__start=1, run__save_every=99) for name in ("straight", "tiny")
+    )
+    train(straight, quiet=True, stop=stop_after(6))
+    assert int(train(config, quiet=True, stop=stop_after(5)).state.epoch) == 0
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(config, resume=True, quiet=True, stop=killed)
+        assert read_manifest(tmp_path / "tiny" / "checkpoints" / "last" / "000000005")["epoch"] == 1
+    train(config, resume=True, quiet=True, stop=stop_after(1))
+    assert metrics(tmp_path / "tiny") == metrics(tmp_path / "straight")
+    assert [line["kind"] for line in metrics(tmp_path / "tiny")] == ["validation", "train", "epoch", "validation", "stage"]
+    assert arrays(tmp_path / "tiny") == arrays(tmp_path / "straight")
+
+
+def test_stopped_after_the_very_last_step(whole, tmp_path):
+    straight, config = (configuration(tmp_path, name, run__epochs=1, stage_two__enabled=False) for name in ("straight", "tiny"))
+    train(straight, quiet=True)
+    train(config, quiet=True, stop=stop_after(5))
+    for _ in range(2):
+        assert int(train(config, resume=True, quiet=True).state.epoch) == 1
+        assert metrics(tmp_path / "tiny") == metrics(tmp_path / "straight")
+        assert arrays(tmp_path / "tiny") == arrays(tmp_path / "straight")
 
 
 def test_resuming_a_finished_run_only_tests_again(whole):

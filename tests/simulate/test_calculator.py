@@ -58,7 +58,7 @@ def test_energy_of_any_boundary(pbc):
 
 def test_energies_hold_their_e0s():
     atoms = Atoms("HO", [(0, 0, 0), (50, 0, 0)], calculator=calculator())
-    np.testing.assert_allclose(atoms.get_potential_energies(), E0S[:2], atol=SAME)
+    np.testing.assert_allclose(atoms.get_potential_energies(), E0S[:2], atol=SAME, rtol=0)
 
 
 @pytest.mark.x32
@@ -86,25 +86,25 @@ def test_forces_stress_and_virials_are_derivatives():
             strained.set_cell(atoms.cell.array @ strain, scale_atoms=True)
             energies.append(brute_force(strained))
         assert stress[i, j] == pytest.approx((energies[0] - energies[1]) / (2 * h) / atoms.get_volume(), abs=FINITE_DIFFERENCE)
-    np.testing.assert_allclose(virials.sum(axis=0), -stress * atoms.get_volume(), atol=SAME)
-    np.testing.assert_allclose(atoms.get_stresses().sum(axis=0), atoms.get_stress(), atol=SAME)
+    np.testing.assert_allclose(virials.sum(axis=0), -stress * atoms.get_volume(), atol=SAME, rtol=0)
+    np.testing.assert_allclose(atoms.get_stresses().sum(axis=0), atoms.get_stress(), atol=SAME, rtol=0)
     e0s = np.asarray(atoms.calc.model.config.e0s)[[atoms.calc.model.config.elements.index(number) for number in atoms.numbers]]
-    np.testing.assert_allclose(atoms.calc.get_property("node_energy") + e0s, atoms.calc.get_property("energies"), atol=SAME)
-    np.testing.assert_allclose(virials, np.swapaxes(virials, 1, 2), atol=SAME)
+    np.testing.assert_allclose(atoms.calc.get_property("node_energy") + e0s, atoms.calc.get_property("energies"), atol=SAME, rtol=0)
+    np.testing.assert_allclose(virials, np.swapaxes(virials, 1, 2), atol=SAME, rtol=0)
 
 
 def test_edge_virial_is_shared_half_and_half():
     atoms = Atoms("Cu2", [(0, 0, 0), (2.2, 0, 0)], calculator=calculator())
     force = atoms.get_forces()[1, 0]
     virials = atoms.calc.get_property("virials")
-    np.testing.assert_allclose(virials[:, 0, 0], [force * 2.2 / 2] * 2, atol=SAME)
+    np.testing.assert_allclose(virials[:, 0, 0], [force * 2.2 / 2] * 2, atol=SAME, rtol=0)
 
 
 def test_float32():
     atoms, rough = copper(), copper()
     atoms.calc, rough.calc = calculator(), calculator(dtype="float32")
     scale = np.abs(atoms.get_forces()).max()
-    np.testing.assert_allclose(rough.get_forces(), atoms.get_forces(), atol=SINGLE * scale)
+    np.testing.assert_allclose(rough.get_forces(), atoms.get_forces(), atol=SINGLE * scale, rtol=0)
     assert np.abs(rough.get_forces() - atoms.get_forces()).max() > 1e-12 * scale  # it was not float64
     assert rough.get_forces().dtype == np.float64
     assert np.abs(rough.get_forces().sum(axis=0)).max() < 1e-4 * len(atoms)
@@ -126,8 +126,8 @@ def test_a_kept_list_equals_a_fresh_one(pbc):
             kept.set_cell(kept.cell.array @ (np.eye(3) + rng.normal(0, 0.002, (3, 3))), scale_atoms=True)
         fresh = kept.copy()
         fresh.calc = always_new
-        np.testing.assert_allclose(kept.get_potential_energy(), fresh.get_potential_energy(), atol=SAME)
-        np.testing.assert_allclose(kept.get_forces(), fresh.get_forces(), atol=SAME)
+        np.testing.assert_allclose(kept.get_potential_energy(), fresh.get_potential_energy(), atol=SAME, rtol=0)
+        np.testing.assert_allclose(kept.get_forces(), fresh.get_forces(), atol=SAME, rtol=0)
     assert 2 <= kept.calc.num_rebuilds <= 20
     assert kept.calc.num_evaluations == always_new.num_evaluations == always_new.num_rebuilds == 40
 
@@ -165,8 +165,8 @@ def test_wrapping_between_calls_changes_nothing():
     atoms.calc = calculator()
     energy, forces = atoms.get_potential_energy(), atoms.get_forces()
     atoms.positions[::3] += atoms.cell.array[1] * 4 - atoms.cell.array[2]
-    np.testing.assert_allclose(atoms.get_potential_energy(), energy, atol=SAME)
-    np.testing.assert_allclose(atoms.get_forces(), forces, atol=SAME)
+    np.testing.assert_allclose(atoms.get_potential_energy(), energy, atol=SAME, rtol=0)
+    np.testing.assert_allclose(atoms.get_forces(), forces, atol=SAME, rtol=0)
 
 
 def test_compilations_are_counted_and_few():

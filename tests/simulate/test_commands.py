@@ -64,18 +64,21 @@ def test_relax_many_files_with_held_atoms_and_a_report(folder, capsys):
     assert "4 of 4 converged" in said and "water.xyz:1" in said and "batch.html" in said
     frames = read(folder / "batch.xyz", ":")
     assert [len(frame) for frame in frames] == [3, 3, 4, 4] and [frame.info["structure"] for frame in frames] == [0, 1, 2, 3]
-    np.testing.assert_allclose(frames[0].positions[1], held.positions[1], atol=1e-8)
+    np.testing.assert_allclose(frames[0].positions[1], held.positions[1], atol=1e-8, rtol=0)
     assert np.abs(frames[0].positions - held.positions).max() > 1e-3 and frames[0].constraints
     steps = read(folder / "batch_steps.xyz", ":")
     last = {frame.info["structure"]: frame for frame in steps}
     for k, frame in enumerate(frames):
-        np.testing.assert_allclose(last[k].positions, frame.positions, atol=1e-7)
+        np.testing.assert_allclose(last[k].positions, frame.positions, atol=1e-7, rtol=0)
         assert sum(step.info["structure"] == k for step in steps) == frame.info["steps"] + 1
     page = (folder / "batch.html").read_text()
     assert page.count("data:image/png;base64") == 1 and "http" not in page and "copper.xyz" in page
     assert (folder / "batch.png").stat().st_size > 10_000
     assert run(folder, "relax", "model.mace", "water.xyz", "-o", "batch.xyz") == 1
     assert "exists already" in capsys.readouterr().err
+    for command in (("relax", "-o", "end.traj"), ("relax", "-o", "end.xyz", "--trajectory", "end.traj"), ("evaluate", "-o", "end.traj")):
+        assert run(folder, command[0], "model.mace", "water.xyz", *command[1:]) == 2
+        assert "end.traj: structures are written as extended XYZ" in capsys.readouterr().err and not list(folder.glob("end.*"))
 
 
 @pytest.mark.thorough
@@ -112,7 +115,7 @@ def test_md(folder, capsys):
     assert "exists already" in capsys.readouterr().err
     assert run(folder, "md", "model.mace", "md.xyz", *options[4:], "-o", "more.xyz", "--log", "more.jsonl") == 0
     start = read(folder / "more.xyz", "0")
-    np.testing.assert_allclose(start.get_momenta(), frames[-1].get_momenta(), atol=1e-7)  # velocities of the file are kept
+    np.testing.assert_allclose(start.get_momenta(), frames[-1].get_momenta(), atol=1e-7, rtol=0)  # velocities of the file are kept
 
 
 def test_md_on_the_device(folder, capsys):
@@ -123,8 +126,8 @@ def test_md_on_the_device(folder, capsys):
     assert "written to" in capsys.readouterr().out
     assert run(folder, "md", "model.mace", "water.xyz", "-o", "ase.xyz", "--log", "ase.jsonl", *options[:4], "--steps", "20") == 0
     for ours, theirs in zip(read(folder / "device.xyz", ":"), read(folder / "ase.xyz", ":"), strict=True):
-        np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-8)  # as written
-        np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=1e-8)
+        np.testing.assert_allclose(ours.positions, theirs.positions, atol=1e-8, rtol=0)  # as written
+        np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=1e-8, rtol=0)
         assert ours.get_potential_energy() == pytest.approx(theirs.get_potential_energy(), abs=1e-8)
     two = ("-o", "two.xyz", "--log", "two.jsonl", "--state", str(folder / "two.state"))
     assert run(folder, "md", "model.mace", "water.xyz", *two, *options, "--steps", "10") == 0
@@ -144,7 +147,7 @@ def test_md_of_many(folder, capsys):
     expected = run_many(load_model(folder / "model.mace"), frames, 6, timestep=0.5, temperature=300.0, ensemble="nvt", every=3).runs
     for k, each in enumerate(expected):
         found = read(folder / "several" / f"{k}.xyz", ":")
-        np.testing.assert_allclose(found[-1].positions, each.atoms.positions, atol=1e-8)
+        np.testing.assert_allclose(found[-1].positions, each.atoms.positions, atol=1e-8, rtol=0)
         assert [json.loads(line)["step"] for line in (folder / "several" / f"{k}.jsonl").read_text().splitlines()] == [0, 3, 6]
     page = (folder / "several.html").read_text()
     assert "copper.xyz" in said and "copper.xyz" in page and f"{len(frames)} of {len(frames)}" in page

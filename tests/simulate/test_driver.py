@@ -7,9 +7,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.io import read
+from ase.md.verlet import VelocityVerlet
 
 from macejax.config import ConfigError, ModelConfig
 from macejax.data.structure import DataError
@@ -64,10 +65,10 @@ def test_nve_is_that_of_ase(pbc):
     expected: list = []
     run_md(theirs, 20, timestep=2.0, temperature=400.0, every=5, observe=lambda _, state: expected.append(state))
     _, seen = run(ours, 20, every=5)
-    np.testing.assert_allclose(ours.positions, theirs.positions, atol=SAME)
-    np.testing.assert_allclose(ours.get_momenta(), theirs.get_momenta(), atol=SAME)
-    np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=SAME)
-    np.testing.assert_allclose(ours.get_stress(), theirs.get_stress(), atol=SAME)
+    np.testing.assert_allclose(ours.positions, theirs.positions, atol=SAME, rtol=0)
+    np.testing.assert_allclose(ours.get_momenta(), theirs.get_momenta(), atol=SAME, rtol=0)
+    np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=SAME, rtol=0)
+    np.testing.assert_allclose(ours.get_stress(), theirs.get_stress(), atol=SAME, rtol=0)
     for a, b in zip(seen, expected, strict=True):
         np.testing.assert_allclose(np.array(a, float), np.array(b, float), atol=SAME, rtol=SAME)
 
@@ -78,7 +79,7 @@ def test_nve_is_of_second_order_and_conserves_momentum():
         atoms = copper()
         outcome, seen = run(atoms, int(800 / timestep), Ensemble("nve", timestep, 600.0), every=1)
         spread.append(np.std([state.total_energy for state in seen]))
-        np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-12, rtol=0)
         assert outcome.num_rebuilds > 1
     assert spread[0] / spread[1] == pytest.approx(4, abs=ORDER_TWO)
 
@@ -92,7 +93,7 @@ def test_time_reversal():
     assert outcome.num_rebuilds > 2 and np.abs(atoms.positions - begin).max() > 0.1
     atoms.set_momenta(-atoms.get_momenta())
     run(atoms, 100)
-    np.testing.assert_allclose(atoms.positions, begin, atol=REVERSED)
+    np.testing.assert_allclose(atoms.positions, begin, atol=REVERSED, rtol=0)
 
 
 @pytest.mark.physics_long
@@ -126,7 +127,7 @@ def test_npt_reaches_its_pressure_through_a_shrinking_cell():
         other = atoms.copy()
         other.calc = fresh
         assert state.potential_energy == pytest.approx(other.get_potential_energy(), abs=1e-9)
-        np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-9)
+        np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-9, rtol=0)
 
     seen: list = []
     ensemble = Ensemble("npt", 4.0, 300.0, "csvr", 50.0, 60.0, 100.0, 0.02, free_shape=True)
@@ -139,52 +140,54 @@ def test_npt_reaches_its_pressure_through_a_shrinking_cell():
     assert np.abs(cell - np.diag(np.diag(cell))).max() > 1e-3  # it is free
 
 
-def test_an_overflow_in_the_middle_changes_no_bit(monkeypatch):
-    """Arrays that are just large enough at first, against such as are large enough to the end.
+DENSER = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 10.0, 200.0, 0.02)  # a cell that shrinks until more neighbours come
 
-    Bits are those of arrays of one size: the order of sums, and so their rounding, may depend on it.
-    """
-    ensemble = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 10.0, 200.0, 0.02)
-    replayed, shapes = [], []
 
-    def chunk(program, state, rows, *rest):
-        end, new, replays = run_chunk(program, state, rows, *rest)
+@pytest.mark.bits
+def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(monkeypatch):
+    """To the bit from the step on at which they grow. Before it, arrays of another size round otherwise: there to rounding."""
+    grown, shapes = [], []
+
+    def chunk(program, state, rows, until, timestep):
+        end, new, growths = run_chunk(program, state, rows, until, timestep)
         shapes.append(new.shape)
-        if replays:  # of a chunk that begins with a list kept from the one before
+        if growths:  # of a chunk that begins with a list kept from the one before
             assert int(rows.rebuilds) > 2 and not np.allclose(rows.reference @ rows.cell, state.positions, atol=1e-3)
-            ample = list_shape.reshape(rows, new.shape)
-            start = first_evaluation(program, state, ample)[0]
-            again, _, none = run_chunk(program, state._replace(found=start.found), ample, *rest)
-            replayed.append(none == 0 and end.positions.tobytes() == again.positions.tobytes() and bool((end.cell == again.cell).all()))
-        return end, new, replays
+            step = next(s for s in range(int(state.step) + 1, until + 1) if run_chunk(program, state, rows, s, timestep)[2]) - 1
+            before, kept, none = run_chunk(program, state, rows, step, timestep)
+            ample = list_shape.reshape(kept, new.shape)
+            start = first_evaluation(program, before, ample)[0]
+            again, _, no = run_chunk(program, before._replace(found=start.found), ample, until, timestep)
+            same = end.positions.tobytes() == again.positions.tobytes() and bool((end.cell == again.cell).all())
+            grown.append(same and none == no == 0 and step > int(state.step))
+        return end, new, growths
 
     monkeypatch.setattr(driver, "run_chunk", chunk)
     monkeypatch.setattr(list_shape, "HEADROOM", 1.0)
     tight, ample = copper(2), copper(2)
-    outcome, _ = run(tight, 100, ensemble, every=9)
-    assert outcome.num_replays == 1 and shapes[-1].slots > shapes[0].slots and replayed == [True]
+    outcome, _ = run(tight, 100, DENSER, every=9)
+    assert outcome.num_replays == 1 and shapes[-1].slots > shapes[0].slots and grown == [True]
     monkeypatch.setattr(driver, "shape_for", lambda *_: shapes[-1])
-    outcome, _ = run(ample, 100, ensemble, every=9)
+    outcome, _ = run(ample, 100, DENSER, every=9)
     assert outcome.num_replays == 0
     for ours, theirs in (
         (tight.positions, ample.positions),
         (tight.cell.array, ample.cell.array),
         (tight.get_forces(), ample.get_forces()),
     ):
-        np.testing.assert_allclose(ours, theirs, atol=SAME)
+        np.testing.assert_allclose(ours, theirs, atol=SAME, rtol=0)
 
 
-def test_an_overflow_in_the_first_chunk_changes_no_bit(monkeypatch):
-    """Then all of the run has arrays of one size."""
-    ensemble = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 40.0, 200.0, 0.02)
-    shapes: list = []
-    monkeypatch.setattr(driver, "run_chunk", lambda *arguments: shapes.append((end := run_chunk(*arguments))[1].shape) or end)
+@pytest.mark.bits
+def test_where_an_overflow_falls_in_a_chunk_changes_no_bit(monkeypatch, tmp_path):
+    """Looking at every step, saving and going on, against chunks of 100 steps."""
     monkeypatch.setattr(list_shape, "HEADROOM", 1.0)
-    tight, ample = copper(2), copper(2)
-    assert run(tight, 60, ensemble, every=20)[0].num_replays == 1
-    monkeypatch.setattr(driver, "shape_for", lambda *_: shapes[-1])
-    assert run(ample, 60, ensemble, every=20)[0].num_replays == 0
-    assert bits(ample) == bits(tight)
+    whole, looked, halves, file = copper(2), copper(2), copper(2), tmp_path / "md.state"
+    assert run(whole, 90, DENSER, every=90)[0].num_replays == 1
+    assert run(looked, 90, DENSER, every=1)[0].num_replays == 1
+    for steps in (25, 55, 90):
+        run(halves, steps, DENSER, state_file=file, restart=steps > 25, chunk=7)
+    assert bits(whole) == bits(looked) == bits(halves)
 
 
 def test_the_skin_changes_speed_alone():
@@ -193,10 +196,11 @@ def test_the_skin_changes_speed_alone():
         atoms = copper()
         outcome, _ = run(atoms, 100, skin=skin)
         ends.append((atoms.positions.copy(), outcome.num_rebuilds))
-    np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-9)
+    np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-9, rtol=0)
     assert ends[0][1] > 10 * ends[1][1]
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_a_restart_and_looking_change_no_bit(name, tmp_path):
     """16 steps, against 8 and 8 with a look at every step."""
@@ -326,7 +330,7 @@ def test_float32_is_the_model_s_alone():
         atoms.positions += move
         run(atoms, 10, dtype="float32")
         assert np.abs(atoms.get_forces().sum(axis=0)).max() < 1e-12
-    np.testing.assert_allclose(far.get_forces(), near.get_forces(), atol=1e-5)
+    np.testing.assert_allclose(far.get_forces(), near.get_forces(), atol=1e-5, rtol=0)
     exact = near.copy()
     exact.calc = Calculator(MODEL, site_energy=morse)
     error = np.abs(near.get_forces() - exact.get_forces()).max()
@@ -369,6 +373,54 @@ def test_heads(tmp_path):
         run_on_device(model, atoms, 0, head=head)
         other.calc = Calculator(model, head=head)
         assert atoms.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=SAME)
+
+
+@pytest.mark.thorough
+@pytest.mark.bits
+def test_a_mace_under_dynamics(tmp_path):
+    """What holds for the toy potential holds for a model: order of the integrator, time reversal, NVE as in ASE, restarts to the bit."""
+    config = ModelConfig(elements=(1, 8), e0s=(0.0, 0.0), cutoff=3.5, hidden_irreps="4x0e + 4x1o", l_max=2, correlation=2, scale=0.3)
+    model = init_model(config, jax.random.key(1), np.float64)
+
+    def water() -> Atoms:
+        atoms = molecule("H2O", cell=[4.0, 4.2, 4.4], pbc=True).repeat((2, 1, 1))
+        atoms.rattle(0.05, seed=0)
+        return atoms
+
+    def go(atoms: Atoms, steps: int, ensemble: Ensemble, **options: object) -> list:
+        seen: list = []
+        run_on_device(model, atoms, steps, ensemble, skin=0.3, observe=lambda _, state: seen.append(state), **options)
+        return seen
+
+    spread = []
+    for timestep in (0.5, 0.25):
+        atoms = water()
+        seen = go(atoms, int(100 / timestep), Ensemble("nve", timestep, 300.0), every=1)
+        spread.append(np.std([state.total_energy for state in seen]))
+    assert spread[0] / spread[1] == pytest.approx(4, abs=ORDER_TWO)
+
+    nve = Ensemble("nve", 0.5, 300.0)
+    ours, theirs = water(), water()
+    go(ours, 0, nve)
+    begin, velocities = ours.positions.copy(), ours.get_velocities()
+    theirs.set_velocities(velocities)
+    theirs.calc = Calculator(model)
+    go(ours, 100, nve)
+    assert np.abs(ours.positions - begin).max() > 0.1
+    VelocityVerlet(theirs, 0.5 * units.fs).run(100)
+    np.testing.assert_allclose(ours.positions, theirs.positions, atol=REVERSED, rtol=0)
+    np.testing.assert_allclose(ours.get_forces().sum(axis=0), 0, atol=SAME * len(ours), rtol=0)
+    ours.set_momenta(-ours.get_momenta())
+    go(ours, 100, nve)
+    np.testing.assert_allclose(ours.positions, begin, atol=REVERSED, rtol=0)
+
+    for name in ("langevin", "npt, free shape"):
+        ensemble = ENSEMBLES[name]._replace(timestep=0.5)
+        whole, halves, again, file = water(), water(), water(), tmp_path / f"{name}.state"
+        go(whole, 16, ensemble)
+        go(halves, 8, ensemble, state_file=file, every=1)
+        go(again, 16, ensemble, state_file=file, restart=True, every=3)
+        assert bits(again) == bits(whole) != bits(halves)
 
 
 def test_options_are_checked():

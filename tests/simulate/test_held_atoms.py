@@ -41,9 +41,9 @@ def test_nve_of_held_atoms_is_that_of_ase():
     expected: list = []
     run_md(theirs, 20, timestep=2.0, temperature=500.0, observe=lambda _, state: expected.append(state))
     run_on_device(toy_model(), ours, 20, NVE, site_energy=morse, observe=lambda _, state: seen.append(state))
-    np.testing.assert_allclose(ours.positions, theirs.positions, atol=SAME)
-    np.testing.assert_allclose(ours.get_momenta(), theirs.get_momenta(), atol=SAME)
-    np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=SAME)  # zero where held, as ASE gives them
+    np.testing.assert_allclose(ours.positions, theirs.positions, atol=SAME, rtol=0)
+    np.testing.assert_allclose(ours.get_momenta(), theirs.get_momenta(), atol=SAME, rtol=0)
+    np.testing.assert_allclose(ours.get_forces(), theirs.get_forces(), atol=SAME, rtol=0)  # zero where held, as ASE gives them
     for a, b in zip(seen, expected, strict=True):
         np.testing.assert_allclose(np.array(a, float), np.array(b, float), atol=SAME, rtol=SAME)
     still = copper().positions
@@ -73,7 +73,7 @@ def test_directions_along_which_all_atoms_are_free_keep_their_momentum(thermosta
     assert int(settings_of(ensemble._replace(thermostat="langevin"), atoms.get_masses(), free).freedoms) == 8
     atoms.set_momenta(np.random.default_rng(0).normal(size=(4, 3)) + [3.0, 2.0, 1.0])
     run_on_device(toy_model(), atoms, 20, ensemble, site_energy=morse)
-    np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-9, rtol=0)
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
@@ -133,8 +133,8 @@ def test_inputs_of_a_model_are_those_of_the_calculator(tmp_path):
         other.calc = Calculator(model)
         VelocityVerlet(other, 0.5 * units.fs).run(4)
         run_on_device(model, atoms, 4, Ensemble("nve", 0.5), state_file=tmp_path / f"{charge}")
-        np.testing.assert_allclose(atoms.positions, other.positions, atol=SAME)
-        np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=SAME)
+        np.testing.assert_allclose(atoms.positions, other.positions, atol=SAME, rtol=0)
+        np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=SAME, rtol=0)
         assert atoms.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=SAME)
         ends.append(atoms)
     assert np.abs(ends[0].get_forces() - ends[1].get_forces()).max() > 1e-4
@@ -165,7 +165,7 @@ def test_energies_of_a_model_of_dipoles():
     run_on_device(model, atoms, 3, Ensemble("nve", 0.5))
     VelocityVerlet(other, 0.5 * units.fs).run(3)
     for found in (atoms, many.atoms):
-        np.testing.assert_allclose(found.positions, other.positions, atol=SAME)
+        np.testing.assert_allclose(found.positions, other.positions, atol=SAME, rtol=0)
         assert found.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=SAME)
     dipoles = ModelConfig(model="AtomicDipolesMACE", elements=(1, 8), e0s=(0.0, 0.0), readout_irreps="4x0e+4x1o", hidden_irreps="4x0e+4x1o")
     with pytest.raises(ConfigError, match="predicts no energies"):

@@ -106,10 +106,10 @@ def test_forces_and_trajectory(tmp_path):
     for q, f, v in zip(found["q"], found["f"], found["v"], strict=True):
         direct.positions = q.reshape(-1, 3) * units.Bohr
         assert v * units.Hartree == pytest.approx(direct.get_potential_energy(), abs=SAME)
-        np.testing.assert_allclose(f.reshape(-1, 3) * units.Hartree / units.Bohr, direct.get_forces(), atol=SAME)
+        np.testing.assert_allclose(f.reshape(-1, 3) * units.Hartree / units.Bohr, direct.get_forces(), atol=SAME, rtol=0)
     ours = trajectory(atoms)
     steps = (found["q"] - found["q"][0]).reshape(STEPS + 1, -1, 3)[1:] * units.Bohr
-    np.testing.assert_allclose(steps, ours, atol=SAME)
+    np.testing.assert_allclose(steps, ours, atol=SAME, rtol=0)
     assert np.abs(ours[-1]).max() > 0.05
 
 
@@ -142,7 +142,7 @@ def test_beside_lammps(tmp_path):
         forces = Calculator(toy_model(), site_energy=morse).get_forces(direct)
         both = forces + LennardJones(epsilon=epsilon, sigma=sigma, rc=cutoff).get_forces(direct)
         assert np.abs(both - forces).max() > 0.01
-        np.testing.assert_allclose(f.reshape(-1, 3) * units.Hartree / units.Bohr, both, atol=DIGITS_OF_LAMMPS)
+        np.testing.assert_allclose(f.reshape(-1, 3) * units.Hartree / units.Bohr, both, atol=DIGITS_OF_LAMMPS, rtol=0)
 
 
 def lammps_script(atoms: Atoms, epsilon: float, sigma: float, cutoff: float, port: int) -> str:

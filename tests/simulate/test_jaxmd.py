@@ -70,7 +70,7 @@ def test_energy_and_forces_are_those_of_the_calculator(name, fractional):
     neighbor_fn, energy_fn, R, _ = setup(atoms, fractional)
     energy, gradient = jax.jit(jax.value_and_grad(energy_fn, argnums=1))(MODEL.params, R, neighbor_fn.allocate(R))
     assert energy + jaxmd.e0_sum(MODEL.config, atoms.numbers) == pytest.approx(atoms.get_potential_energy(), abs=SAME)
-    np.testing.assert_allclose(-gradient, atoms.get_forces(), atol=SAME)
+    np.testing.assert_allclose(-gradient, atoms.get_forces(), atol=SAME, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["triclinic", "smaller than the cutoff"])
@@ -82,10 +82,10 @@ def test_derivatives_by_the_box_are_the_stress(name):
     graph = macejax.build_graph(from_atoms(atoms), MODEL.config.elements, MODEL.config.cutoff)
     expected = macejax.predict(morse, MODEL.params, batch([graph], capacity_for([graph]), np.float64)).stress[0]
     by_box = jax.jit(jax.grad(lambda box: energy_fn(MODEL.params, R, neighbor, box=box)))(box)
-    np.testing.assert_allclose(by_box @ box.T / np.linalg.det(box), expected, atol=SAME)
+    np.testing.assert_allclose(by_box @ box.T / np.linalg.det(box), expected, atol=SAME, rtol=0)
     energy = jaxmd.position_first(energy_fn)
     by_strain = -jax.jit(lambda box: quantity.stress(energy, R, box, params=MODEL.params, neighbor=neighbor))(box)
-    np.testing.assert_allclose((by_strain + by_strain.T) / 2, expected, atol=SAME)
+    np.testing.assert_allclose((by_strain + by_strain.T) / 2, expected, atol=SAME, rtol=0)
 
 
 @pytest.mark.thorough
@@ -111,12 +111,12 @@ def test_a_model_of_two_layers():
     neighbor = neighbor_fn.allocate(R)
     energy, (gradient, by_box) = jax.jit(jax.value_and_grad(energy_fn, argnums=(1, 3)))(model.params, R, neighbor, box)
     assert energy + jaxmd.e0_sum(config, atoms.numbers) == pytest.approx(atoms.get_potential_energy(), abs=SAME)
-    np.testing.assert_allclose(-gradient, atoms.get_forces(), atol=SAME)
-    np.testing.assert_allclose(by_box @ box.T / np.linalg.det(box), atoms.get_stress(voigt=False), atol=SAME)
+    np.testing.assert_allclose(-gradient, atoms.get_forces(), atol=SAME, rtol=0)
+    np.testing.assert_allclose(by_box @ box.T / np.linalg.det(box), atoms.get_stress(voigt=False), atol=SAME, rtol=0)
     run_on_device(model, moved, 4, Ensemble("nve", 2.0))
     run_md(other, 4, timestep=2.0)
-    np.testing.assert_allclose(moved.positions, other.positions, atol=SAME)
-    np.testing.assert_allclose(moved.get_forces(), other.get_forces(), atol=SAME)
+    np.testing.assert_allclose(moved.positions, other.positions, atol=SAME, rtol=0)
+    np.testing.assert_allclose(moved.get_forces(), other.get_forces(), atol=SAME, rtol=0)
 
 
 def test_all_kinds_of_box():
@@ -126,7 +126,7 @@ def test_all_kinds_of_box():
         neighbor_fn, energy_fn = jaxmd.potential(MODEL, atoms.numbers, box, site_energy=morse)
         R = jnp.asarray(atoms.get_scaled_positions(wrap=False))
         energies.append(energy_fn(MODEL.params, R, neighbor_fn.allocate(R)))
-    np.testing.assert_allclose(energies, energies[0], atol=SAME)
+    np.testing.assert_allclose(energies, energies[0], atol=SAME, rtol=0)
 
 
 def test_parameters_are_arguments():
@@ -141,7 +141,7 @@ def test_parameters_are_arguments():
     energy, gradient = jax.value_and_grad(energy_fn)(MODEL.params, R, neighbor)
     assert gradient["depth"] * MODEL.params["depth"] == pytest.approx(float(energy), abs=SAME)
     slope = jax.jit(jax.jacfwd(forces))(MODEL.params)["depth"]
-    np.testing.assert_allclose(slope * MODEL.params["depth"], forces(MODEL.params), atol=SAME)
+    np.testing.assert_allclose(slope * MODEL.params["depth"], forces(MODEL.params), atol=SAME, rtol=0)
 
 
 @pytest.mark.parametrize("fractional", [True, False], ids=["fractional", "real"])
@@ -167,7 +167,7 @@ def test_nve_is_that_of_ase(fractional):
     found = state.position @ box.T if fractional else state.position
     apart = (np.asarray(found) - atoms.positions) @ np.linalg.inv(atoms.cell.array)
     assert np.abs(apart.round()).max() == 1  # some were wrapped
-    np.testing.assert_allclose((apart - apart.round()) @ atoms.cell.array, 0, atol=SAME)
+    np.testing.assert_allclose((apart - apart.round()) @ atoms.cell.array, 0, atol=SAME, rtol=0)
     assert int(neighbor.num_rebuilds) >= 1 and int(neighbor.num_late) == 0 and not neighbor.did_buffer_overflow
 
 
@@ -282,7 +282,7 @@ def test_fire():
     (state, neighbor), _ = jax.jit(lambda carry: jax.lax.scan(descend, carry, None, 300))(start)
     assert np.abs(state.force).max() < 1e-3 and not neighbor.did_buffer_overflow
     found = Atoms("Cu4", scaled_positions=state.position, cell=atoms.cell, pbc=True)
-    np.testing.assert_allclose(found.get_all_distances(mic=True)[0, 1:], LATTICE / np.sqrt(2), atol=1e-2)
+    np.testing.assert_allclose(found.get_all_distances(mic=True)[0, 1:], LATTICE / np.sqrt(2), atol=1e-2, rtol=0)
 
 
 @pytest.mark.thorough
@@ -307,7 +307,7 @@ def test_fire_of_atoms_and_box():
     FIRE(FrechetCellFilter(atoms, scalar_pressure=pressure), logfile=None).run(fmax=1e-5, steps=2000)
     found = Atoms("Cu4", scaled_positions=state.position, cell=np.asarray(state.box).T, pbc=True, calculator=atoms.calc)
     np.testing.assert_allclose(found.cell.cellpar(), atoms.cell.cellpar(), rtol=1e-4)
-    np.testing.assert_allclose(found.get_stress()[:3], -pressure, atol=1e-5)
+    np.testing.assert_allclose(found.get_stress()[:3], -pressure, atol=1e-5, rtol=0)
     assert found.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
 
 
@@ -321,7 +321,7 @@ def test_float32():
     atoms.calc = Calculator(MODEL, site_energy=morse)
     expected = atoms.get_forces()
     assert gradient.dtype == jnp.float32
-    np.testing.assert_allclose(-gradient, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(-gradient, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
 def test_refusals():

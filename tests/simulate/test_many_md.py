@@ -83,11 +83,11 @@ def test_nve_is_that_of_ase():
         VelocityVerlet(atoms, 2.0 * units.fs).run(20)
         np.testing.assert_allclose(result.atoms.positions, atoms.positions, atol=ASE, rtol=0)
         np.testing.assert_allclose(result.atoms.get_velocities(), atoms.get_velocities(), atol=ASE, rtol=0)
-        np.testing.assert_allclose(result.atoms.get_forces(), atoms.get_forces(), atol=1e-9)
+        np.testing.assert_allclose(result.atoms.get_forces(), atoms.get_forces(), atol=1e-9, rtol=0)
         assert result.thermo[-1].total_energy == pytest.approx(atoms.get_total_energy(), abs=1e-9)
         assert result.thermo[-1].temperature == pytest.approx(atoms.get_temperature(), rel=1e-9)
         if atoms.pbc.all():
-            np.testing.assert_allclose(result.atoms.get_stress(), atoms.get_stress(), atol=1e-10)
+            np.testing.assert_allclose(result.atoms.get_stress(), atoms.get_stress(), atol=1e-10, rtol=0)
             pressure = -np.mean(atoms.get_stress(include_ideal_gas=True)[:3]) / units.GPa
             assert result.thermo[-1].pressure == pytest.approx(pressure, rel=1e-8)
         assert np.ptp([state.total_energy for state in result.thermo]) < 5e-3
@@ -128,7 +128,7 @@ def test_waiting_skin_and_frames_change_nothing():
     assert narrow.summary.lists > 3 * wide.summary.lists and wide.summary.compilations <= 1
     assert narrow.summary.compilations <= 3
     for one, other in zip(wide.runs, narrow.runs, strict=True):
-        np.testing.assert_allclose(one.atoms.positions, other.atoms.positions, atol=1e-9)
+        np.testing.assert_allclose(one.atoms.positions, other.atoms.positions, atol=1e-9, rtol=0)
         assert [state.step for state in one.thermo] == [0, 100]
         assert [state.step for state in other.thermo] == [*range(0, 100, 9), 100]
         assert one.thermo[-1].time == pytest.approx(400)
@@ -140,7 +140,7 @@ def test_a_list_that_does_not_last_a_step_is_widened():
     atoms = fast.copy()
     atoms.calc = calculator()
     VelocityVerlet(atoms, 20.0 * units.fs).run(4)
-    np.testing.assert_allclose(found[0].atoms.positions, atoms.positions, atol=ASE)
+    np.testing.assert_allclose(found[0].atoms.positions, atoms.positions, atol=ASE, rtol=0)
     assert not found[0].stopped and np.linalg.norm(atoms.positions[0] - fast.positions[0]) > 1
 
 
@@ -224,7 +224,7 @@ def test_each_system_has_its_files(tmp_path):
         frames = read(tmp_path / "runs" / f"{k}.xyz", ":")
         lines = [json.loads(line) for line in (tmp_path / "runs" / f"{k}.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [0, 7, 14, 20] and len(frames) == 4
-        np.testing.assert_allclose(frames[-1].get_momenta(), result.atoms.get_momenta(), atol=1e-7)
+        np.testing.assert_allclose(frames[-1].get_momenta(), result.atoms.get_momenta(), atol=1e-7, rtol=0)
         assert frames[-1].get_potential_energy() == pytest.approx(lines[-1]["potential_energy"], abs=1e-7)
     with pytest.raises(FileExistsError, match="0.xyz exists"):
         run(zoo(), 20, timestep=2.0, temperature=600.0, every=7, observe=record_each(tmp_path / "runs"))

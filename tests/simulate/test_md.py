@@ -11,6 +11,7 @@ from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones
 from ase.io import read, write
 
+from macejax.config import ConfigError
 from macejax.data.structure import DataError
 from macejax.simulate import Calculator, SimulationError, recorder, run_md
 from macejax.simulate.md import Thermo, drift
@@ -44,7 +45,7 @@ def test_nve_conserves_energy_and_is_of_second_order():
         assert atoms.calc.num_rebuilds > 1
         if timestep == 2.0:
             assert abs(drift([state.time for state in states], total, len(atoms))) < 20 * DRIFT
-        np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-9)
+        np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0, atol=1e-9, rtol=0)
     assert spread[0] / spread[1] == pytest.approx(4, abs=ORDER_TWO)
 
 
@@ -80,10 +81,13 @@ def test_looking_changes_nothing(tmp_path):
     assert [line["step"] for line in lines] == [0, 3, 6, 9, 12]
     assert len(frames) == 5
     assert frames[-1].get_potential_energy() == pytest.approx(lines[-1]["potential_energy"], abs=1e-7)
-    np.testing.assert_allclose(frames[-1].get_forces(), watched.get_forces(), atol=1e-7)
-    np.testing.assert_allclose(frames[-1].get_momenta(), watched.get_momenta(), atol=1e-7)
+    np.testing.assert_allclose(frames[-1].get_forces(), watched.get_forces(), atol=1e-7, rtol=0)
+    np.testing.assert_allclose(frames[-1].get_momenta(), watched.get_momenta(), atol=1e-7, rtol=0)
     with pytest.raises(FileExistsError, match="md.xyz"), recorder(tmp_path / "md.xyz"):
         pass
+    with pytest.raises(ConfigError, match=r"md\.traj: .* extended XYZ"), recorder(tmp_path / "md.traj"):
+        pass
+    assert not (tmp_path / "md.traj").exists()
 
 
 def test_what_stops_before_its_first_frame_leaves_no_files(tmp_path):

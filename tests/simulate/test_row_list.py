@@ -198,7 +198,7 @@ def test_wrapped_atoms_are_not_lost(name):
     rows = make(atoms, 3.0)
     before = np.asarray(place(rows, atoms.positions, atoms.cell.array))
     atoms.positions[::3] += (np.array([2, -1, 4]) * atoms.pbc) @ atoms.cell.array
-    np.testing.assert_allclose(place(rows, atoms.positions, atoms.cell.array), before, atol=1e-12)
+    np.testing.assert_allclose(place(rows, atoms.positions, atoms.cell.array), before, atol=1e-12, rtol=0)
     assert not stale(rows, atoms.positions, atoms.cell.array)
 
 
@@ -208,9 +208,9 @@ def test_completed_cells():
         complete = np.asarray(complete_cell(cell, periodic))
         open_rows = complete[~np.array(periodic)]
         np.testing.assert_array_equal(complete[np.array(periodic)], cell[np.array(periodic)])
-        np.testing.assert_allclose(open_rows @ complete[np.array(periodic)].T, 0, atol=1e-14)
-        np.testing.assert_allclose(open_rows @ open_rows.T, np.eye(len(open_rows)), atol=1e-14)
-        np.testing.assert_allclose(np.asarray(inverse(jnp.asarray(complete))) @ complete, np.eye(3), atol=1e-14)
+        np.testing.assert_allclose(open_rows @ complete[np.array(periodic)].T, 0, atol=1e-14, rtol=0)
+        np.testing.assert_allclose(open_rows @ open_rows.T, np.eye(len(open_rows)), atol=1e-14, rtol=0)
+        np.testing.assert_allclose(np.asarray(inverse(jnp.asarray(complete))) @ complete, np.eye(3), atol=1e-14, rtol=0)
 
 
 def test_refusals():

@@ -114,7 +114,9 @@ def test_the_console_tells_the_course(tmp_path, capsys):
     from macejax.data.write import write
 
     write(tmp_path / "test.xyz", waters(3, seed=4))
+    (tmp_path / "test.xyz").write_text((tmp_path / "test.xyz").read_text().rstrip("\n"))
     train(configuration(tmp_path, run__epochs=1, stage_two__enabled=False, data__test=str(tmp_path / "test.xyz")))
     said = capsys.readouterr().out
+    assert "test.xyz:frame 2: the last line of the file has no end" in " ".join(said.split())
     for part in ("structures: 18 train, 4 valid, 3 test", "epoch    1", "MAE F meV/Å", "test: odd", "tiny.mace", "report.html"):
         assert part in said

@@ -17,6 +17,7 @@ from macejax.train.validate import group_sizes
 from tests.train.toy import graphs, init_params, site_energy, structures
 
 EXACT = 1e-12  # relative, float64
+ROUNDED = 1e-6  # relative, float32
 LOSS = loss_terms(LossConfig(kind="stress"))
 DATA = structures(7)
 DATA[2] = DATA[2]._replace(energy=float("nan"))
@@ -25,18 +26,18 @@ DATA[4] = DATA[4]._replace(forces=None, stress=None)
 
 @jax.jit
 def evaluate(batch):
-    prediction = predict(site_energy, init_params(), batch)
+    prediction = predict(site_energy, init_params(dtype=batch.nodes["positions"].dtype), batch)
     return prediction, error_sums(prediction, batch), LOSS.terms(prediction, batch)
 
 
-def batches(groups, capacity=None):
+def batches(groups, capacity=None, dtype=np.float64):
     made = graphs(DATA)
     capacity = capacity or capacity_for(made)
-    return [batch([made[i] for i in group], capacity, np.float64) for group in groups]
+    return [batch([made[i] for i in group], capacity, dtype) for group in groups]
 
 
-def summary(groups, capacity=None):
-    made = batches(groups, capacity)
+def summary(groups, capacity=None, dtype=np.float64):
+    made = batches(groups, capacity, dtype)
     results = [evaluate(b) for b in made]
     sums = gather_sums([(r[1], b.globals["index"]) for r, b in zip(results, made, strict=True)], len(DATA))
     return summarize(sums, [s.config_type for s in DATA]), mean_loss(LOSS, [r[2] for r in results])
@@ -55,6 +56,12 @@ def test_independent_of_batch_size_order_and_packing(groups, whole):
         errors, loss = summary(groups, capacity)
         jax.tree.map(partial(np.testing.assert_allclose, rtol=EXACT), errors, whole[0])
         jax.tree.map(partial(np.testing.assert_allclose, rtol=EXACT), loss, whole[1])
+
+
+def test_independent_of_them_in_float32_too():
+    errors, loss = summary([range(7)], dtype=np.float32)
+    for groups in ([[6, 0], [3, 5, 1], [4, 2]], [[i] for i in (5, 3, 0, 6, 1, 2, 4)]):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=ROUNDED), summary(groups, dtype=np.float32), (errors, loss))
 
 
 def test_the_numbers_are_those_of_numpy(whole):

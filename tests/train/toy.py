@@ -37,7 +37,7 @@ def site_energy(params, vectors, graph):
     p = params["params"]
     mask = rows(graph.edges["mask"], graph)
     square = jnp.where(mask, jnp.sum(vectors**2, axis=-1), 1.0)
-    r = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+    r = jnp.sqrt(jnp.where(square == 0, 1.0, square))  # NaN stays NaN
     x = jnp.minimum(r / CUTOFF, 1.0)
     envelope = jnp.where(mask, (1 - x**2) ** 3, 0)
     own = graph.nodes["species"][:, None]

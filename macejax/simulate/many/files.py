@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.io import write
 
 from macejax.simulate.many.relax import Relaxed
-from macejax.simulate.record import late_file, read_frames, refuse_existing, snapshot
+from macejax.simulate.record import late_file, read_frames, refuse_existing, refuse_other_formats, snapshot
 from macejax.simulate.relax import Relaxation
 
 Observe = Callable[[int, Atoms, Relaxation], None]
@@ -48,8 +48,10 @@ def saving(
       overwrite: whether files that exist may be replaced.
 
     Raises:
+      ConfigError: `output` or `trajectory` has the ending of another format.
       FileExistsError: a file is there already, and `overwrite` is not set.
     """
+    refuse_other_formats((output, trajectory))
     refuse_existing((output, trajectory, log, *others), overwrite)
     results: dict[int, Atoms] = {}
     with ExitStack() as stack:

@@ -1,0 +1,109 @@
+"""Commands that describe models, and that make other ones of them, where all goes well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import macejax
+from macejax.checkpoint.foundation import FOUNDATIONS
+from macejax.model.heads import select_elements, select_head
+from macejax.model.model import Model
+from tests.cli.test_commands import run
+
+TWO_HEADS = Path(__file__).parents[1] / "fixtures" / "parity_nonlinear_heads.mace"  # PBE and r2SCAN; O, Al and Ti
+
+
+ROUNDING = 1e-14  # relative: weights are divided by the root of the number of heads, and multiplied again
+
+
+def assert_same_model(found: Model, expected: Model, rtol: float = 0.0) -> None:
+    assert found.config == expected.config
+    assert_same_weights(found, expected, rtol)
+
+
+def assert_same_weights(found: Model, expected: Model, rtol: float) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=0), found.params, expected.params)
+
+
+def test_a_head_is_added_and_removed_again(capsys, tmp_path):
+    original, more, fewer = macejax.load(TWO_HEADS), tmp_path / "more.mace", tmp_path / "fewer.mace"
+    code, out, _ = run(capsys, "heads", TWO_HEADS, more, "--add", "SCAN", "--like", "PBE", "--e0", "O=-4.5", "--e0", "Ti=-9")
+    assert (
+        code == 0 and "SCAN: scale 0.7 eV, shift -0.3 eV, isolated atoms (eV): O -4.5, Al -2, Ti -9" in out and f"written to {more}" in out
+    )
+    found = macejax.load(more)
+    assert found.config.heads == ("PBE", "r2SCAN", "SCAN") and found.config.e0_table[2] == (-4.5, -2.0, -9.0)
+    assert_same_weights(select_head(found, "SCAN"), select_head(original, "PBE"), ROUNDING)
+    code, out, _ = run(capsys, "heads", more, fewer, "--remove", "SCAN")
+    assert code == 0 and out.count(": scale ") == 2 and "SCAN: " not in out.replace("r2SCAN: ", "")
+    assert_same_model(macejax.load(fewer), original, ROUNDING)
+    code, out, _ = run(capsys, "heads", fewer)
+    assert code == 0 and [line.split(":")[0] for line in out.splitlines()] == ["PBE", "r2SCAN"]
+
+
+def test_convert_cuts_a_model_to_a_head_and_to_elements(capsys, tmp_path):
+    arguments = ("convert", TWO_HEADS, tmp_path / "cut.mace")
+    code, out, _ = run(capsys, *arguments, "--head", "r2SCAN")
+    assert code == 0 and "cut.mace: ScaleShiftMACE, 4x0e + 4x1o" in out
+    one = select_head(macejax.load(TWO_HEADS), "r2SCAN")
+    assert_same_model(macejax.load(tmp_path / "cut.mace"), one)
+    code, out, _ = run(capsys, *arguments, "--head", "r2SCAN", "--elements", "Ti,O", "--overwrite")
+    found = macejax.load(tmp_path / "cut.mace")
+    assert code == 0 and found.config.elements == (8, 22) and found.config.e0s == (-2.5, -0.4)
+    assert_same_model(found, select_elements(one, ["O", "Ti"]))
+    assert f"{sum(x.size for x in jax.tree.leaves(found.params))} parameters" in out
+
+
+@pytest.mark.torch
+def test_convert_reads_a_training_checkpoint_with_the_configuration_of_another_file(capsys, tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("mace")
+    from macejax.checkpoint.torch_import import from_torch
+    from tests.parity import reference
+
+    module = reference.random_module(hidden="2x0e", l_max=1, correlation=1, num_interactions=1)
+    expected = from_torch(module)
+    torch.save({"model": module.state_dict(), "epoch": 3}, tmp_path / "run_epoch-3.pt")
+    macejax.save(tmp_path / "like.mace", expected._replace(params=jax.tree.map(np.zeros_like, expected.params)))
+    arguments = ("convert", tmp_path / "run_epoch-3.pt", tmp_path / "out.mace")
+    code, _, err = run(capsys, *arguments)
+    assert code == 1 and "give the configuration" in err and not (tmp_path / "out.mace").exists()
+    code, _, err = run(capsys, *arguments, "--config", tmp_path / "like.mace")
+    assert code == 0, err
+    assert_same_model(macejax.load(tmp_path / "out.mace"), expected)
+
+
+def test_info_describes_a_published_model_by_its_name(capsys, monkeypatch, tmp_path, real_data):
+    """A file that lies where fetched ones do stands in for the published one."""
+    monkeypatch.setenv("MACEJAX_MODELS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(real_data / "models" / "water" / "one_layer.model", tmp_path / FOUNDATIONS["medium-omat-0"].file)
+    code, out, err = run(capsys, "info", "medium_omat_0")
+    facts: dict[str, Any] = dict(line.split("  ", 1) for line in out.splitlines())
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert code == 0 and "Licence: Academic Software License" in err
+    assert facts["elements"] == "H (-6.89432 eV), O (-3.44716 eV)" and facts["cutoff"] == "5 Angstrom, 8 Bessel functions"
+    size = sum(x.size for x in jax.tree.leaves(macejax.load("medium-omat-0").params))
+    assert facts["model"] == f"ScaleShiftMACE, {size} parameters, float32"
+    assert facts["licence"].startswith("Academic Software License") and facts["source"] == "mace-omat-0-medium.model"
+    code, out, err = run(capsys, "info", "medium-omat-0", "--json")
+    assert code == 0 and json.loads(out)["parameters"] == size and not err
+
+
+def test_info_names_the_heads_of_a_model(capsys):
+    code, out, _ = run(capsys, "info", TWO_HEADS)
+    assert code == 0 and "elements, PBE" in out and "elements, r2SCAN" in out and "scale 1.3 eV, shift 0.2 eV" in out
+
+
+@pytest.mark.parametrize("name", ["mace_polar", "MACE-POLAR-1-L", "maceles"])
+def test_info_tells_that_long_range_models_are_not_here(capsys, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "info", name)
+    assert code == 1 and f"no file {name}" in err and "long-range electrostatics" in err and err.count("\n") == 1
