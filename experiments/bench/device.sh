@@ -14,6 +14,8 @@ show() { timeout 300 "$PY" "$HERE/hotspots.py" "$@" 2>&1 | tee -a "$OUT/hotspots
 run water-10125 --only macejax,mlip
 run water-192
 run water-1536
+timeout 300 "$PY" "$HERE/../md_engines/run.py" --mlip "$PY" --engines "bare forces" device mlip --channels 128 --systems water-192 water-1536 \
+  --steps 100 --repeats 3 --output "$OUT/md.json" 2>&1 | tee -a "$OUT/log"
 show water-10125 --top 60
 show water-192 --top 100
 show water-10125 --top 10 --plain

@@ -88,7 +88,9 @@ def run_on_device(
 
     Neither list nor forces come to the host between two observations. The list is renewed within the program, in the step in which an atom
     has gone too far and before its forces are computed. Edges that no longer fit raise a flag, and the chunk is done again up to the step
-    before, from where arrays are larger: a result with missing neighbours is never seen. Positions and momenta are float64 always; `dtype` is the model's.
+    before, from where arrays are larger: a result with missing neighbours is never seen.
+
+    Positions and momenta are float64 always; `dtype` is the model's.
 
     Args:
       model: potential. What it embeds beside atoms and cell is looked for where the ASE calculator looks: `charge` and `spin` in

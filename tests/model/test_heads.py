@@ -63,7 +63,7 @@ def energies(found: macejax.Model, *structures: Structure) -> np.ndarray:
     return np.asarray(predicted.energy)[: len(graphs)] + [g.e0 for g in graphs]
 
 
-@pytest.mark.parametrize("kind", rest_is_thorough(KINDS, ["NonLinear", "inputs"]))
+@pytest.mark.parametrize("kind", rest_is_thorough(KINDS, ["inputs"]))
 def test_a_selected_head_has_the_energies_of_the_head(kind):
     options = KINDS[kind]
     both = model(**options)
@@ -76,6 +76,7 @@ def test_a_selected_head_has_the_energies_of_the_head(kind):
         np.testing.assert_allclose(energies(alone, ethanol), expected[place], rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_heads_are_added_and_removed():
     both = model(**KINDS["NonLinearBias, agnostic, NonLinear blocks"])
     ethanol = structure("ethanol")
@@ -133,6 +134,7 @@ def test_inputs_out_of_range_or_missing_are_refused():
     model_graphs([ethanol._replace(inputs={"elec_temp": 300.0})], other)
 
 
+@pytest.mark.thorough
 def test_the_calculator_takes_a_head_charge_and_spin():
     from tests.structures import atoms
 

@@ -70,6 +70,7 @@ def test_classes_change_no_number_and_no_derivative(first: str, other: str, appl
     jax.tree.map(lambda a, b, tolerance: np.testing.assert_allclose(a, b, rtol=1e-10, atol=tolerance), several, one, scale)
 
 
+@pytest.mark.thorough
 def test_blocks_of_several_classes_and_no_scatter(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(*BLOCKS)
     params, apply = init_model(config, jax.random.key(0), jnp.float64).params, build(config).apply

@@ -77,6 +77,7 @@ def test_beyond_its_knots_a_spline_is_constant_and_nan_stays():
     np.testing.assert_array_equal(jax.vmap(jax.grad(lambda x: spline(made, x)[0]))(x)[1:5], 0)
 
 
+@pytest.mark.thorough
 def test_forces_keep_the_promise_and_the_tolerance_acts(plain, table):
     found = [structure("silicon8")]
     error = macejax.precision_error(table, found, "float64", exact=plain)

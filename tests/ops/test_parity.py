@@ -18,6 +18,7 @@ from macejax.ops.contraction import contract
 from macejax.ops.convolution import Edges, convolve, convolve_species
 from macejax.ops.gather import gather_neighbors
 from macejax.ops.neighbor_sum import sum_neighbors
+from tests.marks import rest_is_thorough
 from tests.ops.derivatives import assert_parity, to_third_order
 from tests.ops.test_gather import REVERSE, SENDERS
 from tests.ops.test_neighbor_sum import FEW, arrays
@@ -73,7 +74,7 @@ def convolutions(kind):
     return plain, fast, (first, last, radial, harmonics, table)
 
 
-@pytest.mark.parametrize("kind", ["factorised", "general"])
+@pytest.mark.parametrize("kind", rest_is_thorough(["factorised", "general"], ["factorised"]))
 def test_convolutions_in_blocks(small_blocks, kind):
     """The first layer's, factorised over species, and that of any layer."""
     plain, fast, arguments = convolutions(kind)
@@ -99,7 +100,7 @@ def test_linear_maps_of_species(monkeypatch, stacked):
 @pytest.mark.parametrize(
     ("basis", "terms"),
     [
-        ("full", SPARSE),
+        pytest.param("full", SPARSE, marks=pytest.mark.thorough),
         ("reduced", DENSE),
         pytest.param("full", DENSE, marks=pytest.mark.thorough),
         pytest.param("reduced", SPARSE, marks=pytest.mark.thorough),

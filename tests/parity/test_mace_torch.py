@@ -29,8 +29,8 @@ pytestmark = pytest.mark.torch
 
 HIDDEN = ("4x0e", "4x0e + 4x1o", "4x0e + 4x1o + 4x2e")
 PRODUCT = list(itertools.product((1, 2, 3), (0, 1, 2), (1, 2, 3)))
-# Every value of every factor in a few compilations, and whether second derivatives, which take longest to compile, are compared too.
-COMPACT = {(1, 0, 3): False, (2, 1, 3): True, (2, 2, 1): False, (3, 2, 2): False}
+# By default every value of every factor in a few compilations, without second derivatives, which take longest to compile.
+COMPACT = ((1, 0, 3), (2, 2, 1), (3, 2, 2))
 HEADS = {
     "heads": ["PBE", "r2SCAN"],
     "atomic_inter_scale": [0.7, 1.3],
@@ -148,13 +148,27 @@ def make_case(*, hessian: bool, **options: Any) -> Case:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(case, id="{}layers-L{}-nu{}".format(*case), marks=() if case in COMPACT else pytest.mark.slow) for case in PRODUCT
+        *(pytest.param((case, {"hessian": False}), id="{}layers-L{}-nu{}, forces".format(*case)) for case in COMPACT),
+        *(
+            pytest.param(
+                (case, {"hessian": True}),
+                id="{}layers-L{}-nu{}".format(*case),
+                marks=pytest.mark.thorough if case == (2, 1, 3) else pytest.mark.slow,
+            )
+            for case in PRODUCT
+        ),
+        *(
+            pytest.param(
+                (case, {"hessian": True, "first": "RealAgnosticResidual"}), id="residual-L{1}-nu{2}".format(*case), marks=pytest.mark.slow
+            )
+            for case in ((2, 1, 2), (2, 0, 3))
+        ),
     ],
 )
 def product_case(request: pytest.FixtureRequest) -> Case:
-    layers, degree, correlation = request.param
-    options = {"num_interactions": layers, "hidden": HIDDEN[degree], "correlation": correlation, "l_max": 2 if layers == 3 else 3}
-    return make_case(**options, hessian=COMPACT.get(request.param, True), seed=1)
+    (layers, degree, correlation), options = request.param
+    sizes = {"num_interactions": layers, "hidden": HIDDEN[degree], "correlation": correlation, "l_max": 2 if layers == 3 else 3}
+    return make_case(**sizes, **options, seed=1)
 
 
 @pytest.fixture(

@@ -92,6 +92,7 @@ def test_a_reduced_basis_is_the_same_function():
     assert from_torch(module).config.contraction_basis == "full"
 
 
+@pytest.mark.thorough
 def test_a_file_that_mace_torch_loads(tmp_path):
     model = from_torch(reference.random_module())
     macejax.save(tmp_path / "m.mace", model)

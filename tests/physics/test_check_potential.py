@@ -10,13 +10,14 @@ import pytest
 from macejax.data.structure import DataError, Structure
 from macejax.testing import Report
 from macejax.testing.report import require, worst_of
+from tests.marks import rest_is_thorough
 from tests.physics import toy
 from tests.physics.broken import CONFIG
 from tests.physics.quick import check
 from tests.structures import ELEMENTS, ZOO, structure
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", rest_is_thorough(["float64", "float32"], ["float64"]))
 def test_the_toy_passes_on_its_own_structures(dtype: str) -> None:
     report = check(
         toy.make(CONFIG),

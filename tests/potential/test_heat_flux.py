@@ -124,6 +124,7 @@ def test_where_atoms_are_said_to_be_does_not_matter(potential):
         np.testing.assert_allclose(found.total, before.total, atol=SAME * np.abs(before.total).max())
 
 
+@pytest.mark.thorough
 def test_edge_gradients_give_it_for_one_layer_only(potential):
     """Of one layer, J = - sum_i sum_m r_im (g_im . v_sender). With messages that misses what passes through an atom."""
     site_energy, params, made, _ = potential

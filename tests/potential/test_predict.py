@@ -101,7 +101,7 @@ def test_hessian_equals_differences_of_forces_and_does_not_depend_on_the_chunk(p
     assert (found[~graph.nodes["mask"]] == 0).all() and (found[:, :, ~graph.nodes["mask"]] == 0).all()
 
 
-@pytest.mark.parametrize(("l_max", "correlation"), [(1, 2), pytest.param(2, 3, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(("l_max", "correlation"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.thorough)])
 def test_hessian_vector_products_in_float32_are_those_of_float64(l_max, correlation):
     config = CONFIG.model_copy(update={"l_max": l_max, "correlation": correlation, "cutoff": 4.0})
     params = init_model(config, jax.random.key(0), jnp.float64).params

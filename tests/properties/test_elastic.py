@@ -35,7 +35,7 @@ def relaxed_hcp():
     return graph, Atoms(atoms.numbers, np.asarray(graph.nodes["positions"])[:2], cell=np.asarray(graph.globals["cell"][0]), pbc=True)
 
 
-@pytest.mark.parametrize("relax", [False, True], ids=["clamped", "relaxed"])
+@pytest.mark.parametrize("relax", [pytest.param(False, marks=pytest.mark.thorough), True], ids=["clamped", "relaxed"])
 def test_finite_differences_of_stress(relax):
     graph, atoms = relaxed_hcp()
     found = elastic(graph)

@@ -28,9 +28,9 @@ def digest(*trees):
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(trees))).hexdigest()
 
 structures = [labelled(name) for name in ("ethanol", "silicon8")]
-small = {"hidden_irreps": "4x0e + 4x1o", "l_max": 2, "correlation": 2, "radial_mlp": (8,)}
+small = {"hidden_irreps": "4x0e + 4x1o", "l_max": 1, "correlation": 2, "radial_mlp": (8,)}
 config = macejax.ModelConfig(elements=(1, 6, 8, 14), e0s=(0.0,) * 4, cutoff=3.0, **small)
-for dtype in ("float32", "float64"):
+for dtype in ("float32",):
     model = macejax.init_model(config, jax.random.key(0), np.dtype(dtype))
     graphs = [macejax.build_graph(structure, config.elements, config.cutoff, config.e0s) for structure in structures]
     batch = macejax.batch(graphs, capacity_for(graphs), dtype)
@@ -61,4 +61,4 @@ def test_two_processes_compute_the_same_bits():
     runs = [subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (run.communicate(timeout=400)[0] for run in runs)
     assert [run.returncode for run in runs] == [0, 0]
-    assert first == second and len(set(first.split())) == 6
+    assert first == second and len(set(first.split())) == 3

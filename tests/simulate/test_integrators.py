@@ -197,6 +197,7 @@ def test_an_ideal_gas_has_its_volume():
     assert standard_error(volume) < 0.02 * 1000.0  # one degree of freedom more or less would be seen
 
 
+@pytest.mark.thorough
 def test_a_free_cell_on_springs_has_its_distribution():
     """p(h) ~ V^(N - 2) exp(-k tr(h h^T) / 2 kT), so that h h^T is a Wishart matrix of N + 1 degrees of freedom: both moments are known."""
     numbers = settings(mobility=0.4)

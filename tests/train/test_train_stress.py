@@ -17,7 +17,6 @@ from macejax.data.write import write
 from macejax.train import finish
 from macejax.train.log import read_metrics
 from macejax.train.loop import train
-from tests.marks import rest_is_thorough
 from tests.reliability.tiny import configuration
 
 DEMO = Path(str(files("macejax"))) / "demo"
@@ -45,7 +44,8 @@ def run_of(folder: Path, kind: str) -> TrainConfig:
     return configuration(folder, structures=crystals("train", 32), loss__kind=kind, stage_two__enabled=False, **options, **weights)
 
 
-@pytest.mark.parametrize("kind", rest_is_thorough(LOSSES, ["universal"]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", LOSSES)
 def test_training_lowers_the_loss_and_what_its_largest_term_is_of(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
