@@ -92,9 +92,9 @@ def test_heads_are_added_and_removed():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), again.params, both.params)
 
 
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_a_model_cut_to_its_elements_gives_the_same_numbers(options):
-    whole = macejax.select_head(model(**options), "PBE")
+@pytest.mark.parametrize("kind", rest_is_thorough(KINDS, ["NonLinear"]))
+def test_a_model_cut_to_its_elements_gives_the_same_numbers(kind):
+    whole = macejax.select_head(model(**KINDS[kind]), "PBE")
     cut = macejax.select_elements(whole, ["O", 6, "H"])
     assert cut.config.elements == (1, 6, 8) and len(cut.config.e0s) == 3
     size = sum(np.size(x) for x in jax.tree.leaves(cut.params))

@@ -123,6 +123,7 @@ def _model_and_batch(hidden: str = "4x0e+4x1o", dtype=np.float64):
     return macejax.init_model(config, jax.random.key(0), dtype), macejax.batch(graphs, capacity_for(graphs), dtype)
 
 
+@pytest.mark.thorough
 def test_the_model_is_the_same_with_it(kernels_on):
     model, batch = _model_and_batch()
 

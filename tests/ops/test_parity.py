@@ -97,15 +97,8 @@ def test_linear_maps_of_species(monkeypatch, stacked):
     assert_parity(to_third_order(fast, *arguments), to_third_order(plain, *arguments))
 
 
-@pytest.mark.parametrize(
-    ("basis", "terms"),
-    [
-        pytest.param("full", SPARSE, marks=pytest.mark.thorough),
-        ("reduced", DENSE),
-        pytest.param("full", DENSE, marks=pytest.mark.thorough),
-        pytest.param("reduced", SPARSE, marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("basis", "terms"), [("full", SPARSE), ("reduced", DENSE), ("full", DENSE), ("reduced", SPARSE)])
 def test_contractions_in_blocks(small_blocks, monkeypatch, basis, terms):
     """Against the sum over paths of products of features, with mace-torch's weights of all paths or those of the reduced basis."""
     monkeypatch.setattr(contraction, "_MAX_TERMS", terms)

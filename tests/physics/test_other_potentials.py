@@ -68,8 +68,8 @@ def test_the_toys(name: str) -> None:
     assert report.passed, str(report)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("head", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [0, 1])
 def test_each_head_of_several(head: int) -> None:
     def of_head(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
         return graph._replace(globals=graph.globals | {"head": jnp.where(graph.globals["mask"], head, 0)})
@@ -79,7 +79,7 @@ def test_each_head_of_several(head: int) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("readout", [False, True], ids=["without readout", "with readout"])
+@pytest.mark.parametrize("readout", [pytest.param(False, marks=pytest.mark.slow), True], ids=["without readout", "with readout"])
 def test_with_inputs_that_are_embedded(readout: bool) -> None:
     def with_inputs(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
         charge = jnp.ones_like(graph.globals["weight"])
@@ -89,7 +89,7 @@ def test_with_inputs_that_are_embedded(readout: bool) -> None:
     assert report.passed, str(report)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_energies_of_a_model_of_dipoles() -> None:
     report = report_of_mace(model="EnergyDipolesMACE", hidden="4x0e + 4x1o", readout_irreps="3x0e + 2x1o")
     assert report.passed, str(report)

@@ -101,7 +101,9 @@ def test_hessian_equals_differences_of_forces_and_does_not_depend_on_the_chunk(p
     assert (found[~graph.nodes["mask"]] == 0).all() and (found[:, :, ~graph.nodes["mask"]] == 0).all()
 
 
-@pytest.mark.parametrize(("l_max", "correlation"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    ("l_max", "correlation"), [pytest.param(1, 1, marks=pytest.mark.thorough), pytest.param(2, 3, marks=pytest.mark.slow)]
+)
 def test_hessian_vector_products_in_float32_are_those_of_float64(l_max, correlation):
     config = CONFIG.model_copy(update={"l_max": l_max, "correlation": correlation, "cutoff": 4.0})
     params = init_model(config, jax.random.key(0), jnp.float64).params
@@ -172,7 +174,7 @@ def test_large_products_keep_their_precision_on_every_device(params, graph):
     assert dots and all("precision = [HIGHEST, HIGHEST]" in line for line in dots)
 
 
-@pytest.mark.parametrize("block_bytes", rest_is_thorough([100, 10**9], [100]))
+@pytest.mark.parametrize("block_bytes", [100, pytest.param(10**9, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", rest_is_thorough(INTERACTIONS, ["RealAgnosticDensityResidual"]))
 def test_neither_energy_and_forces_nor_training_steps_scatter(monkeypatch, graph, name, block_bytes):
     """A scatter is slow on a CPU, and on a GPU it is not deterministic."""

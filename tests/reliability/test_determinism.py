@@ -28,7 +28,7 @@ def digest(*trees):
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(trees))).hexdigest()
 
 structures = [labelled(name) for name in ("ethanol", "silicon8")]
-small = {"hidden_irreps": "4x0e + 4x1o", "l_max": 1, "correlation": 2, "radial_mlp": (8,)}
+small = {"hidden_irreps": "4x0e + 4x1o", "l_max": 1, "correlation": 1, "radial_mlp": (8,)}
 config = macejax.ModelConfig(elements=(1, 6, 8, 14), e0s=(0.0,) * 4, cutoff=3.0, **small)
 for dtype in ("float32",):
     model = macejax.init_model(config, jax.random.key(0), np.dtype(dtype))

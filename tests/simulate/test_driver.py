@@ -376,7 +376,6 @@ def test_heads(tmp_path):
 
 
 @pytest.mark.thorough
-@pytest.mark.bits
 def test_a_mace_under_dynamics(tmp_path):
     """What holds for the toy potential holds for a model: order of the integrator, time reversal, NVE as in ASE, restarts to the bit."""
     config = ModelConfig(elements=(1, 8), e0s=(0.0, 0.0), cutoff=3.5, hidden_irreps="4x0e + 4x1o", l_max=2, correlation=2, scale=0.3)

@@ -182,6 +182,7 @@ def test_nose_hoover_conserves_its_energy_and_heats_to_the_temperature():
     assert spread[1] < 1e-3 * 1.5 * ATOMS * KT
 
 
+@pytest.mark.thorough
 def test_an_ideal_gas_has_its_volume():
     """p(V) ~ V^N exp(-P V / kT): a gamma distribution.
 

@@ -28,6 +28,7 @@ LOSSES: dict[str, dict[str, float]] = {
     "universal": {"energy": 0.01, "forces": 0.1, "stress": 1e4},
     "l1l2": {"energy": 0.1, "forces": 10},
 }
+QUICK = ("stress", "universal")
 LEARNT = {"stress": "stress", "virials": "virials_per_atom", "huber": "stress", "universal": "stress", "l1l2": "forces"}
 
 
@@ -45,7 +46,7 @@ def run_of(folder: Path, kind: str) -> TrainConfig:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in LOSSES])
 def test_training_lowers_the_loss_and_what_its_largest_term_is_of(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
