@@ -29,7 +29,7 @@ import macejax
 from macejax.simulate.md import thermalize
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "bench"))
+sys.path.append(str(HERE.parent / "bench"))
 from process import Worker  # noqa: E402
 from systems import make  # noqa: E402
 
@@ -85,7 +85,7 @@ def measure(system: str, engines: list[str], options: argparse.Namespace) -> lis
     with tempfile.TemporaryDirectory() as folder:
         command |= {"structures": f"{folder}/start.xyz", "model": f"{folder}/m.model", "answer": f"{folder}/answer.npz", "episode": steps}
         ase.io.write(command["structures"], atoms, format="extxyz")
-        macejax.save(command["model"], _model(settings))
+        macejax.save(command["model"], model_of(settings))
         try:
             for name in engines:
                 python, script = (options.mlip, "with_mlip.py") if name == "mlip" else (sys.executable, "with_macejax.py")
@@ -166,7 +166,7 @@ def _installed(engine: str, options: argparse.Namespace) -> bool:
     return not missing
 
 
-def _model(settings: dict[str, Any]) -> macejax.Model:
+def model_of(settings: dict[str, Any]) -> macejax.Model:
     """Two layers, l_max 3, L 1, correlation 3."""
     config = macejax.ModelConfig(
         elements=settings["elements"],

@@ -22,7 +22,7 @@ from macejax.simulate import Calculator, Ensemble, run_md, run_on_device
 from macejax.simulate.list_shape import allocate, shape_for
 from macejax.simulate.system import evaluate, species_of
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
 from worker import Work, serve  # noqa: E402
 
 Run = Callable[[int], Any]

@@ -15,7 +15,7 @@ from mlip.models.mace.network import Mace
 from mlip.simulation.enums import MDIntegrator
 from mlip.simulation.jax_md.jax_md_simulation_engine import JaxMDSimulationEngine
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
 from worker import Work, serve  # noqa: E402
 
 
