@@ -30,9 +30,9 @@ test: $(VENV)/.installed-test
 
 thorough: $(VENV)/.installed-test
 	$(PY) -m pytest -n $(JOBS) -m "thorough and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
-	XLA_FLAGS= $(PY) -m pytest -n $(JOBS) -m "bits and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
 
 slow: $(VENV)/.installed-test
+	XLA_FLAGS= $(PY) -m pytest -n $(JOBS) -m "bits and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
 	$(PY) -m pytest -n $(JOBS) -m "(slow or physics_long) and not gpu" $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-lint

@@ -62,13 +62,23 @@ def derivatives(config: ModelConfig, params, graph):
     return to_third_order(lambda p, r: apply(p, r, graph), params, edge_vectors(graph), forces=True)
 
 
+QUICK = ("factorised", "blocks")
+
+
 def switch(monkeypatch, limits) -> None:
     for module, name, limit in limits:
         monkeypatch.setattr(module, name, limit)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("name", "species"), [*((name, 3) for name in FAST), ("many species", ATOMS), ("factorised", ATOMS)])
+@pytest.mark.parametrize(
+    ("name", "species"),
+    [
+        *(pytest.param(name, 3, marks=() if name in QUICK else pytest.mark.slow) for name in FAST),
+        ("many species", ATOMS),
+        pytest.param("factorised", ATOMS, marks=pytest.mark.slow),
+    ],
+)
 def test_paths_agree_to_third_order(monkeypatch, name, species):
     config = config_for(species)
     params, graph = init_model(config, jax.random.key(0), jnp.float64).params, batch_of(crowd(species), config)

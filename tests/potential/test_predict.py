@@ -17,7 +17,6 @@ from macejax.ops import blocks
 from macejax.potential import atomic_virials, edge_gradient, hessian, hessian_vector_product, predict
 from macejax.train.loss import loss_terms
 from macejax.train.step import loss_and_gradient
-from tests.marks import rest_is_thorough
 from tests.ops.programs import scatters
 from tests.structures import structure
 
@@ -175,7 +174,15 @@ def test_large_products_keep_their_precision_on_every_device(params, graph):
 
 
 @pytest.mark.parametrize("block_bytes", [100, pytest.param(10**9, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", rest_is_thorough(INTERACTIONS, ["RealAgnosticDensityResidual"]))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks={"RealAgnosticDensityResidual": (), "RealAgnosticAttResidual": pytest.mark.thorough}.get(name, pytest.mark.slow)
+        )
+        for name in INTERACTIONS
+    ],
+)
 def test_neither_energy_and_forces_nor_training_steps_scatter(monkeypatch, graph, name, block_bytes):
     """A scatter is slow on a CPU, and on a GPU it is not deterministic."""
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)

@@ -69,7 +69,7 @@ def interrupt(kind: str) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["SIGTERM", "killed"])
+@pytest.mark.parametrize("kind", ["SIGTERM", pytest.param("killed", marks=pytest.mark.slow)])
 def test_interrupted_at_30_seeded_moments(kind: str, whole: tuple[Path, Outcome], tmp_path: Path) -> None:
     """Runs one after the other, each interrupted and resumed until it is done, until there were 30 interruptions."""
     assert threading.current_thread() is threading.main_thread()  # elsewhere there is no handler, and SIGTERM would end the tests

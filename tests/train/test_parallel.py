@@ -71,7 +71,7 @@ def test_any_number_of_devices_gives_the_same_state(one_process):
     assert reference["losses"][-1] < 0.9 * reference["losses"][1]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_any_number_of_devices_gives_the_same_state_in_float32(tmp_path):
     finish([start(tmp_path / "found.json", 1, 2, 4, "--dtype", "float32")])
