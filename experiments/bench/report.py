@@ -6,6 +6,7 @@ python experiments/bench/report.py [RESULTS.json ...]     default: every file of
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -51,8 +52,8 @@ def fill(path: Path, name: str, text: str) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Times, ratios to the peers, and memory."""
-    peers = [name for name in COLORS if name in ("mace-torch", "mlip") or any(name in row["programs"] for row in rows)]
-    peers.remove("macejax")
+    found = {name for row in rows for name in row["programs"]} | {"mace-torch", "mlip"}
+    peers = [name for name in COLORS if name in found - {"macejax"}]
     lines = [f"| work | macejax | {' | '.join(peers)} | memory |", "|---" * (len(peers) + 3) + "|"]
     for row in rows:
         ours = row["programs"]["macejax"]
@@ -92,7 +93,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axis.annotate(row["system"], (row["atoms"], found["us_per_atom"]), fontsize=5, xytext=(3, 3), textcoords="offset points")
             flops = flops_per_atom(CHANNELS[row["model"]], HIGHEST[row["model"]], row["edges"] / row["atoms"], row["species"])
             moved = bytes_per_atom(CHANNELS[row["model"]], HIGHEST[row["model"]], row["edges"] / row["atoms"])
-            floor = max(flops / row["machine"]["matmul_flops"], moved / row["machine"]["stream_bytes"])
+            machine = row["machine"]  # the first results have no rate of memory, which is never what limits a CPU
+            floor = max(flops / machine["matmul_flops"], moved / machine.get("stream_bytes", math.inf))
             axis.plot(row["atoms"], 1e6 * floor, "_", color="gray", label="floor of arithmetic and memory")
         axis.set(xscale="log", yscale="log", xlabel="atoms", title=f"energy and forces, float32, {title}")
         handles = {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}

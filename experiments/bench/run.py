@@ -75,14 +75,15 @@ PEERS = [
     Case("aspirin-10", "L1", work="step"),
     Case("water-1536", "L1"),
 ]
-# Beyond a thousand atoms the others want 10 GB and more.
 SIZES = [
-    *(Case(f"silicon-{n}", "L0", peers=n <= 1000) for n in (64, 512, 1000, 4096, 10648, 32768, 110592)),
+    *(Case(f"silicon-{n}", "L0", peers=False) for n in (64, 512, 1000, 4096, 10648, 32768, 110592)),
     *(Case(f"water-{n}", "L1", peers=False) for n in (648, 12288)),
 ]
 FURTHER = [
     Case("water-192", "96"),
     Case("water-192", "L1", work="stress"),
+    Case("silicon-64", "L0"),
+    Case("silicon-1000", "L0"),  # beyond, the others want 10 GB and more
     Case("alloy-2000", "L1", peers=False),
     Case("mixed", "L1"),
     Case("water-192", "L1", dtype="float64"),
