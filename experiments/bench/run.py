@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import ase.io
 import numpy as np
 import systems
+from agreement import compare
 from floor import matmul_rate, stream_rate
 from process import Worker
 
@@ -50,8 +51,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "so3": {"hidden": "64x0e+64x1e", "options": {"use_so3": True}},
     "parity": {"hidden": "32x0e+32x0o+32x1o+32x1e", "options": {"max_ell": 2}},
 }
-# Largest difference to mace-torch that is timed: energy (eV/atom), force (of the rms force) and stress (of its rms).
-AGREEMENT = {"float32": (1e-5, 3e-4), "float64": (1e-9, 1e-8)}
 SLOW = 10.0  # s; a program that takes longer for one call is timed once
 
 
@@ -193,7 +192,8 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
                     raise RuntimeError(f"{case}: {name} has {answer['edges']} edges, not {row['edges']}: not timed.")
                 row["atoms"] = answer["atoms"]
                 row["programs"][name] = {"compile_s": cold, "warm_s": answer["compile_s"], "times": []}
-                _compare(case, row, folder, name)
+                if name == "macejax":
+                    compare(row, Path(folder), str(case))
             _take_turns(workers, row, repeats)
         finally:
             for worker in workers.values():
@@ -249,29 +249,6 @@ def _draw(settings: dict[str, Any], path: str) -> None:
         **architecture(settings),
     )
     macejax.save(path, macejax.init_model(config, jax.random.key(0)))
-
-
-def _compare(case: Case, row: dict[str, Any], folder: str, name: str) -> None:
-    """Refuse to time what does not compute the same. Where weights are a program's own, it has compared its forces with its energies."""
-    for found in sorted(Path(folder).glob("mace-torch*.npz")) if name == "macejax" else []:
-        _compare_with(case, row, np.load(found), np.load(f"{folder}/{name}.npz"), found.stem)
-
-
-def _compare_with(case: Case, row: dict[str, Any], theirs: Any, ours: Any, peer: str) -> None:
-    # Relative where energies are large: random weights of a block with a density make 1e7 eV per atom.
-    size = max(float(np.abs(theirs["energies"]).max()) / row["atoms"], 1.0)
-    energy = np.abs(theirs["energies"] - ours["energies"]).max() / row["atoms"] / size
-    row["difference"] = {"energy_per_atom": float(energy), "force_over_rms": _over_rms(ours["forces"], theirs["forces"])}
-    if "stress" in theirs:
-        row["difference"]["stress_over_rms"] = _over_rms(ours["stress"], theirs["stress"])
-    of_energy, of_forces = AGREEMENT[case.dtype]
-    if not all(found <= (of_energy if name == "energy_per_atom" else of_forces) for name, found in row["difference"].items()):
-        raise RuntimeError(f"{case}: macejax and {peer} differ, {row['difference']}: not timed.")
-
-
-def _over_rms(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest difference, over the root mean square of what it is a difference from."""
-    return float(np.abs(theirs - ours).max() / np.sqrt(np.mean(theirs**2)))
 
 
 def _take_turns(workers: dict[str, Worker], row: dict[str, Any], repeats: int) -> None:

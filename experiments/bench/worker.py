@@ -83,7 +83,10 @@ def check_slope(energy: Callable[[np.ndarray], float], forces: np.ndarray, dtype
 
 
 def _compilations() -> list[str]:
-    """A list that grows with every program that jax compiles from now on; empty where there is no jax."""
+    """A list that grows with every program that jax compiles from now on; empty where there is no jax.
+
+    As `macejax.cache.compilations`, which the environments of others do not have.
+    """
     found: list[str] = []
 
     def listen(event: str, seconds: float, **facts: object) -> None:
