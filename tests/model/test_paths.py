@@ -37,6 +37,7 @@ FAST = {
     "dense contraction": [(contraction, "_MAX_TERMS", NONE)],
     "blocks": [(blocks, "_WHOLE_BYTES", NONE), (blocks, "_BLOCK_BYTES", 1)],
 }
+QUICK = ("factorised", "blocks")
 
 
 def crowd(species: int) -> Structure:
@@ -60,9 +61,6 @@ def derivatives(config: ModelConfig, params, graph):
     """Of the site energies, with respect to parameters and edge vectors."""
     apply = build(config).apply
     return to_third_order(lambda p, r: apply(p, r, graph), params, edge_vectors(graph), forces=True)
-
-
-QUICK = ("factorised", "blocks")
 
 
 def switch(monkeypatch, limits) -> None:
