@@ -1,6 +1,6 @@
 """Where the time of energy and forces goes: time per kernel, or per loop on a CPU, on the device that JAX finds.
 
-python experiments/bench/hotspots.py water-1536 [--model L1] [--dtype float32] [--top 30] [--plain] [--table]
+python experiments/bench/hotspots.py water-1536 [--model L1] [--dtype float32] [--top 30] [--plain] [--table] [--loop 100]
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import jax
+import jraph
 import numpy as np
 import systems
 from run import CUTOFF, MODELS, NEIGHBORS, architecture
@@ -36,6 +38,10 @@ def main() -> None:
     parser.add_argument("--precision", default="highest", help="of matrix products: highest, TF32_TF32_F32_X3, TF32_TF32_F32")
     parser.add_argument("--table", action="store_true", help="splines for the radial networks")
     parser.add_argument("--plain", action="store_true", help="without the kernels for CUDA")
+    parser.add_argument("--loop", type=int, default=0, help="also time one evaluation of so many in one compiled loop")
+    parser.add_argument(
+        "--only-compile", action="store_true", help="end there; with JAX_COMPILATION_CACHE_DIR the next run finds it compiled"
+    )
     options = parser.parse_args()
     if options.plain:
         neighbor_sum.use_kernels(False)
@@ -66,23 +72,23 @@ def measure(system: str, options: argparse.Namespace) -> None:
     traced = time.perf_counter()
     compiled = lowered.compile()
     ended = time.perf_counter()
+    loop = _loop(predict, options.loop).lower(model.params, batch).compile() if options.loop else None
+    if options.only_compile:
+        return
 
     def call() -> None:
         jax.block_until_ready(compiled(model.params, batch))
 
-    call()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
     atoms = sum(len(structure.numbers) for structure in structures)
-    median = statistics.median(times)
+    median = _median(call)
     error = ""
+    if loop is not None:
+        each = _median(lambda: jax.block_until_ready(loop(model.params, batch))) / options.loop
+        error = f"{1000 * each:.2f} ms in a loop, "
     if options.precision != "highest" or options.table:
         exact = jax.jit(partial(macejax.predict, macejax.build(config).apply))(exact_model.params, batch).forces[:atoms]
         difference = np.abs(compiled(model.params, batch).forces[:atoms] - exact).max() / np.sqrt(np.mean(exact**2))
-        error = f"{options.precision}{', table' * options.table}: largest error of a force {difference:.1e} rms, "
+        error += f"{options.precision}{', table' * options.table}: largest error of a force {difference:.1e} rms, "
     plain = " plain" if options.plain else ""
     print(
         f"{jax.devices()[0].device_kind} {system} {options.model} {options.dtype}{plain}: {1000 * median:.2f} ms, "
@@ -94,6 +100,30 @@ def measure(system: str, options: argparse.Namespace) -> None:
     if options.top:
         for name, (seconds, count) in kernels(call, REPEATS).most_common(options.top):
             print(f"  {1000 * seconds:9.3f} ms {count:6.0f}  {name}")
+
+
+def _median(call: Callable[[], object]) -> float:
+    """Seconds of a call, the first apart."""
+    call()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _loop(predict: Callable[..., macejax.Prediction], steps: int) -> Callable[..., jax.Array]:
+    """Positions that move by next to nothing, as dynamics would move them: nothing waits for the host between evaluations."""
+
+    @jax.jit
+    def loop(params: dict, batch: jraph.GraphsTuple) -> jax.Array:
+        def move(_: int, positions: jax.Array) -> jax.Array:
+            return positions + 1e-12 * predict(params, batch._replace(nodes={**batch.nodes, "positions": positions})).forces
+
+        return jax.lax.fori_loop(0, steps, move, batch.nodes["positions"])
+
+    return loop
 
 
 def kernels(call: object, repeats: int) -> Counter:

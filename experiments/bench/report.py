@@ -31,11 +31,13 @@ def main() -> None:
     files = [Path(name) for name in sys.argv[1:]] or sorted((HERE / "results").glob("*.json"))
     results = [json.loads(file.read_text()) for file in files]
     rows = [row | {"machine": result["machine"]} for result in results for row in result["rows"]]
+    rows, on_gpu = [row for row in rows if row["machine"]["device"] == "cpu"], [row for row in rows if row["machine"]["device"] != "cpu"]
     peers = [row for row in rows if _case(row) in PEERS]
     fill(HERE / "README.md", "peers", table(peers))
     fill(HERE / "README.md", "further", table([row for row in rows if _case(row) in FURTHER]))
     fill(HERE / "README.md", "family", table([row for row in rows if _case(row) in FAMILY]))
     fill(HERE / "README.md", "sizes", sizes([row for row in rows if _case(row) in SIZES]))
+    fill(HERE / "README.md", "gpu", table(on_gpu))
     fill(HERE.parent.parent / "README.md", "speed", table(peers))
     draw(rows, HERE / "results" / "sizes.png")
 
@@ -51,22 +53,26 @@ def fill(path: Path, name: str, text: str) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Times, ratios to the peers, and memory."""
+    """Times, ratios to the peers, and memory: the process's on a CPU, the device's on a GPU."""
     found = {name for row in rows for name in row["programs"]} | {"mace-torch", "mlip"}
     peers = [name for name in COLORS if name in found - {"macejax"}]
     lines = [f"| work | macejax | {' | '.join(peers)} | memory |", "|---" * (len(peers) + 3) + "|"]
     for row in rows:
         ours = row["programs"]["macejax"]
         cells = [f"{ours['median_ms']:.3g} ms"]
-        memory = [f"{ours['peak_mb'] - ours['base_mb']:.0f}"]
+        memory = [_memory(ours)]
         for name in peers:
             found = row["programs"].get(name)
             cells.append(f"{found['median_ms']:.3g} ms ({found['median_ms'] / ours['median_ms']:.1f}x)" if found else "")
-            memory.append(f"{found['peak_mb'] - found['base_mb']:.0f}" if found else "-")
+            memory.append(_memory(found) if found else "-")
         precision = "" if row["dtype"] == "float32" else ", float64"
         work = f"{WORKS[row['work']]}, {row['system']}, {row['model']}{precision}"
         lines.append(f"| {work} | {' | '.join(cells)} | {' / '.join(memory)} MB |")
     return "\n".join(lines) + "\n"
+
+
+def _memory(found: dict[str, Any]) -> str:
+    return f"{found.get('device_peak_mb', found['peak_mb'] - found['base_mb']):.0f}"
 
 
 def sizes(rows: list[dict[str, Any]]) -> str:

@@ -15,6 +15,7 @@ import random
 import statistics
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,8 +124,12 @@ def main() -> None:
     parser.add_argument("--only", help="programs, comma-separated, instead of all that are installed")
     parser.add_argument("--systems", help="systems, comma-separated, instead of all of the set")
     parser.add_argument("--model", choices=MODELS, help="model, instead of all of the set")
+    parser.add_argument("--cache", type=Path, help="folder for compiled programs, kept: what it has is not compiled, nor is that timed")
+    parser.add_argument("--fill", action="store_true", help="only fill the cache, with all programs of all cases at once")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.fill and not options.cache:
+        parser.error("--fill needs --cache.")
     programs = {"macejax": sys.executable}
     if importlib.util.find_spec("mace") is not None:
         programs["mace-torch"] = sys.executable
@@ -134,33 +139,38 @@ def main() -> None:
         programs["mlip"] = options.mlip
     if options.only:
         programs = {name: python for name, python in programs.items() if name in options.only.split(",")}
+    systems_chosen = options.systems.split(",") if options.systems else None
+    cases = [
+        (case, programs if case.peers else {"macejax": sys.executable})
+        for case in SETS[options.chosen]
+        if (systems_chosen is None or case.system in systems_chosen) and options.model in (None, case.model)
+    ]
+    if options.fill:
+        with ThreadPoolExecutor(2 * len(cases) or 1) as pool:
+            list(
+                pool.map(
+                    lambda job: _compile(*job, options.cache),
+                    [(case, name, python) for case, found in cases for name, python in found.items()],
+                )
+            )
+        return
     rows, where = [], machine()
-    for case in SETS[options.chosen]:
-        if options.systems and case.system not in options.systems.split(","):
-            continue
-        if options.model and case.model != options.model:
-            continue
-        rows.append(run_case(case, programs if case.peers else {"macejax": sys.executable}, options.repeats))
+    for case, found in cases:
+        rows.append(run_case(case, found, options.repeats, options.cache))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
 
 
-def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, Any]:
+def run_case(case: Case, programs: dict[str, str], repeats: int, cache: Path | None = None) -> dict[str, Any]:
     """Prepare every program, compare what they say, then let them take turns in random order."""
-    frames = systems.make(case.system)
-    elements = sorted({int(z) for frame in frames for z in frame.numbers})
-    settings = MODELS[case.model] | {"elements": elements, "cutoff": CUTOFF, "neighbors": NEIGHBORS}
     if case.model in (name for _, name, *_ in FAMILY):  # mlip has none of these
         programs = {name: python for name, python in programs.items() if name != "mlip"}
-    row: dict[str, Any] = case._asdict() | {"date": date.today().isoformat(), "species": len(elements), "programs": {}}
+    row: dict[str, Any] = case._asdict() | {"date": date.today().isoformat(), "programs": {}}
     with tempfile.TemporaryDirectory() as folder:
-        structures, model = str(Path(folder) / "structures.xyz"), str(Path(folder) / "weights.mace")
-        for frame in frames:
-            frame.info["REF_energy"] = 0.0
-            frame.arrays["REF_forces"] = np.zeros((len(frame), 3))
-        ase.io.write(structures, frames, format="extxyz")
-        command = {"dtype": case.dtype, "work": case.work, "structures": structures, "settings": settings, "model": model}
+        command = _command(case, folder)
+        settings, model = command["settings"], command["model"]
+        row["species"] = len(settings["elements"])
         workers: dict[str, Worker] = {}
         try:
             # mace-torch makes the weights; without it macejax draws its own.
@@ -168,7 +178,8 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
                 if name == "macejax" and not Path(model).exists():
                     _draw(settings, model)
                 compiles = name in ("macejax", "mlip")
-                worker = Worker(name, programs[name], _script(name), f"{folder}/{name}" if compiles else None)
+                kept = str(cache or f"{folder}/{name}") if compiles else None
+                worker = Worker(name, programs[name], _script(name), kept)
                 extra: dict[str, Any] = {"cueq": name.endswith("cueq")}
                 if name.startswith("mace-torch") and not Path(model).exists():
                     extra["write_model"] = model
@@ -176,9 +187,9 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
                 try:
                     answer = worker.ask(prepare)
                     cold = answer["compile_s"]
-                    if compiles:  # once more, from the cache: the time that takes, and the memory without the compiler's
+                    if compiles and cache is None:  # once more, from the cache: the time that takes, and the memory without the compiler's
                         worker.stop()
-                        worker = Worker(name, programs[name], _script(name), f"{folder}/{name}")
+                        worker = Worker(name, programs[name], _script(name), kept)
                         answer = worker.ask(prepare)
                 except RuntimeError as error:  # out of memory, say: the others go on
                     worker.stop()
@@ -191,7 +202,7 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
                 if row.setdefault("edges", answer["edges"]) != answer["edges"]:
                     raise RuntimeError(f"{case}: {name} has {answer['edges']} edges, not {row['edges']}: not timed.")
                 row["atoms"] = answer["atoms"]
-                row["programs"][name] = {"compile_s": cold, "warm_s": answer["compile_s"], "times": []}
+                row["programs"][name] = {"compile_s": None if compiles and cache else cold, "warm_s": answer["compile_s"], "times": []}
                 if name == "macejax":
                     compare(row, Path(folder), str(case))
             _take_turns(workers, row, repeats)
@@ -200,6 +211,36 @@ def run_case(case: Case, programs: dict[str, str], repeats: int) -> dict[str, An
                 worker.stop()
     print(_line(row), flush=True)
     return row
+
+
+def _command(case: Case, folder: str) -> dict[str, Any]:
+    """What workers are told of a case, whose structures are written to a folder."""
+    frames = systems.make(case.system)
+    elements = sorted({int(z) for frame in frames for z in frame.numbers})
+    settings = MODELS[case.model] | {"elements": elements, "cutoff": CUTOFF, "neighbors": NEIGHBORS}
+    structures = f"{folder}/structures.xyz"
+    for frame in frames:
+        frame.info["REF_energy"] = 0.0
+        frame.arrays["REF_forces"] = np.zeros((len(frame), 3))
+    ase.io.write(structures, frames, format="extxyz")
+    return {"dtype": case.dtype, "work": case.work, "structures": structures, "settings": settings, "model": f"{folder}/weights.mace"}
+
+
+def _compile(case: Case, name: str, python: str, cache: Path) -> None:
+    """Let a program fill the cache; what it fails at, it will be told to do again."""
+    if name not in ("macejax", "mlip"):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = _command(case, folder)
+        if name == "macejax":
+            _draw(command["settings"], command["model"])
+        worker = Worker(name, python, _script(name), str(cache))
+        try:
+            seconds = worker.ask({"do": "prepare", "answer": f"{folder}/{name}.npz"} | command)["compile_s"]
+            print(f"{case.system} {case.model} {case.work}: {name} took {seconds:.1f} s for its first call.", flush=True)
+        except RuntimeError as error:
+            print(error, file=sys.stderr, flush=True)
+        worker.stop()
 
 
 def _script(name: str) -> Path:
@@ -275,10 +316,11 @@ def _line(row: dict[str, Any]) -> str:
     for name, found in row["programs"].items():
         spread = 1000 * (max(found["times"]) - min(found["times"]))
         ratio = f" x{found['median_ms'] / ours['median_ms']:.1f}" if ours and name != "macejax" else ""
-        memory = found["peak_mb"] - found["base_mb"]
+        memory = found.get("device_peak_mb", found["peak_mb"] - found["base_mb"])
+        cold = f"first call {found['compile_s']:.1f} s, " if found["compile_s"] is not None else ""
         parts.append(
             f"{name} {found['median_ms']:.1f} ms (spread {spread:.1f}){ratio}, {found['us_per_atom']:.1f} us/atom, "
-            f"{found['ns_per_edge']:.0f} ns/edge, {memory:.0f} MB, first call {found['compile_s']:.1f} s, "
+            f"{found['ns_per_edge']:.0f} ns/edge, {memory:.0f} MB, {cold}"
             f"from the cache {found['warm_s']:.1f} s" + (f", compiled again {found['recompiles']} times" if found["recompiles"] else "")
         )
     return " | ".join(parts)
