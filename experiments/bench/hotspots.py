@@ -39,9 +39,6 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="splines for the radial networks")
     parser.add_argument("--plain", action="store_true", help="without the kernels for CUDA")
     parser.add_argument("--loop", type=int, default=0, help="also time one evaluation of so many in one compiled loop")
-    parser.add_argument(
-        "--only-compile", action="store_true", help="end there; with JAX_COMPILATION_CACHE_DIR the next run finds it compiled"
-    )
     options = parser.parse_args()
     if options.plain:
         neighbor_sum.use_kernels(False)
@@ -73,8 +70,6 @@ def measure(system: str, options: argparse.Namespace) -> None:
     compiled = lowered.compile()
     ended = time.perf_counter()
     loop = _loop(predict, options.loop).lower(model.params, batch).compile() if options.loop else None
-    if options.only_compile:
-        return
 
     def call() -> None:
         jax.block_until_ready(compiled(model.params, batch))

@@ -15,7 +15,6 @@ import random
 import statistics
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,11 +124,8 @@ def main() -> None:
     parser.add_argument("--systems", help="systems, comma-separated, instead of all of the set")
     parser.add_argument("--model", choices=MODELS, help="model, instead of all of the set")
     parser.add_argument("--cache", type=Path, help="folder for compiled programs, kept: what it has is not compiled, nor is that timed")
-    parser.add_argument("--fill", action="store_true", help="only fill the cache, with all programs of all cases at once")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    if options.fill and not options.cache:
-        parser.error("--fill needs --cache.")
     programs = {"macejax": sys.executable}
     if importlib.util.find_spec("mace") is not None:
         programs["mace-torch"] = sys.executable
@@ -145,15 +141,6 @@ def main() -> None:
         for case in SETS[options.chosen]
         if (systems_chosen is None or case.system in systems_chosen) and options.model in (None, case.model)
     ]
-    if options.fill:
-        with ThreadPoolExecutor(2 * len(cases) or 1) as pool:
-            list(
-                pool.map(
-                    lambda job: _compile(*job, options.cache),
-                    [(case, name, python) for case, found in cases for name, python in found.items()],
-                )
-            )
-        return
     rows, where = [], machine()
     for case, found in cases:
         rows.append(run_case(case, found, options.repeats, options.cache))
@@ -224,23 +211,6 @@ def _command(case: Case, folder: str) -> dict[str, Any]:
         frame.arrays["REF_forces"] = np.zeros((len(frame), 3))
     ase.io.write(structures, frames, format="extxyz")
     return {"dtype": case.dtype, "work": case.work, "structures": structures, "settings": settings, "model": f"{folder}/weights.mace"}
-
-
-def _compile(case: Case, name: str, python: str, cache: Path) -> None:
-    """Let a program fill the cache; what it fails at, it will be told to do again."""
-    if name not in ("macejax", "mlip"):
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        command = _command(case, folder)
-        if name == "macejax":
-            _draw(command["settings"], command["model"])
-        worker = Worker(name, python, _script(name), str(cache))
-        try:
-            seconds = worker.ask({"do": "prepare", "answer": f"{folder}/{name}.npz"} | command)["compile_s"]
-            print(f"{case.system} {case.model} {case.work}: {name} took {seconds:.1f} s for its first call.", flush=True)
-        except RuntimeError as error:
-            print(error, file=sys.stderr, flush=True)
-        worker.stop()
 
 
 def _script(name: str) -> Path:

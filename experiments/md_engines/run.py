@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import itertools
 import json
 import os
 import random
@@ -19,7 +18,6 @@ import re
 import statistics
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +50,9 @@ def main() -> None:
     parser.add_argument("--cutoff", type=float, default=5.0)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--cache", type=Path, help="folder for compiled programs, kept from run to run")
-    parser.add_argument("--fill", action="store_true", help="only fill the cache, with all engines of all systems at once")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    if options.fill and not options.cache:
-        parser.error("--fill needs --cache.")
     there = [name for name in options.engines if _installed(name, options)]
-    if options.fill:
-        with ThreadPoolExecutor(len(there) * len(options.systems)) as pool:
-            list(pool.map(lambda job: measure(job[0], [job[1]], options), itertools.product(options.systems, there)))
-        return
     result: dict[str, Any] = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "rows": []}
     result |= {name: getattr(options, name) for name in ("channels", "cutoff", "dtype")}
     result["rows"] = _earlier(options.output, result)
@@ -112,13 +103,11 @@ def measure(system: str, engines: list[str], options: argparse.Namespace) -> lis
                 rows.append(
                     {"system": system, "atoms": len(atoms), "engine": name, "steps": steps, "first_s": first, "ms": [], "cores_ms": []}
                 )
-            if not options.fill:
-                _take_turns(workers, [row for row in rows if "ms" in row], steps, options.repeats)
+            _take_turns(workers, [row for row in rows if "ms" in row], steps, options.repeats)
         finally:
             for worker in workers.values():
                 worker.stop()
-    if not options.fill:
-        _conclude(rows)
+    _conclude(rows)
     return rows
 
 
