@@ -87,6 +87,7 @@ def to_torch(model: Model) -> Any:
         "apply_cutoff": config.apply_cutoff,
         "edge_irreps": None if config.edge_irreps is None else o3.Irreps(config.edge_irreps),
         "use_edge_irreps_first": config.edge_irreps_first_scalar,
+        "keep_last_layer_irreps": config.keep_last_layer_irreps,
         "use_so3": config.so3,
         "use_agnostic_product": config.agnostic_product,
         "use_last_readout_only": config.last_readout_only,

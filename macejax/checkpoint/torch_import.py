@@ -81,6 +81,7 @@ def read_config(module: Any) -> ModelConfig:
         cutoff=float(module.r_max),
         hidden_irreps=spaced(products[0].linear.irreps_out),
         num_interactions=len(interactions),
+        keep_last_layer_irreps=type(module).__name__ in ("MACE", "ScaleShiftMACE") and _keeps_irreps(products),
         l_max=len(degrees(module.spherical_harmonics.irreps_out)) - 1,
         so3="1e" in str(module.spherical_harmonics.irreps_out),
         correlation=correlation[0] if len(set(correlation)) == 1 else correlation,
@@ -181,6 +182,12 @@ def _blocks(interactions: list[Any]) -> dict[str, Any]:
         "edge_irreps": _same(edge, "edge irreps") if edge else None,
         "edge_irreps_first_scalar": bool(edge) and _differs(first),
     }
+
+
+def _keeps_irreps(products: list[Any]) -> bool:
+    """Whether the last layer makes more than the scalars that energies are read from."""
+    made = spaced(products[-1].linear.irreps_out)
+    return len(products) > 1 and "+" in made and made == spaced(products[0].linear.irreps_out)
 
 
 def _differs(block: Any) -> bool:

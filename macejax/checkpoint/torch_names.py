@@ -18,7 +18,7 @@ from macejax.checkpoint.torch_basis import TorchImportError, take
 from macejax.config import EmbeddingConfig, ModelConfig
 from macejax.model.architecture import (
     block_names,
-    harmonics,
+    edge_irreps,
     has_readout,
     layer_irreps,
     message_irreps,
@@ -26,9 +26,9 @@ from macejax.model.architecture import (
     readout_hidden,
     readout_outputs,
     sent_irreps,
+    sent_paths,
 )
 from macejax.model.attention import DOWN, HIDDEN
-from macejax.model.coupling import convolution_paths
 from macejax.model.linear import irreps_of
 from macejax.model.nonlinear import DENSITY_WIDTHS
 
@@ -39,6 +39,26 @@ class Part(NamedTuple):
     path: tuple[str, ...]
     shape: tuple[int, ...]  # there
     axes: tuple[int, ...] | None = None  # transposition from there to here
+    kept: tuple[int, Sequence[int]] | None = None  # axis there and places on it: the others, which have no effect, are not here
+
+    @property
+    def is_here(self) -> bool:
+        """Whether any of it is."""
+        return self.kept is None or len(self.kept[1]) > 0
+
+    def here(self, array: np.ndarray) -> np.ndarray:
+        """From there to here."""
+        array = array if self.kept is None else array.take(self.kept[1], self.kept[0])
+        return array if self.axes is None else array.transpose(self.axes)
+
+    def there(self, array: np.ndarray) -> np.ndarray:
+        """From here to there: what is not here is 0."""
+        array = array if self.axes is None else array.transpose(np.argsort(self.axes))
+        if self.kept is None:
+            return array
+        whole = np.zeros(self.shape, array.dtype)
+        np.moveaxis(whole, self.kept[0], 0)[list(self.kept[1])] = np.moveaxis(array, self.kept[0], 0)
+        return whole
 
 
 class Weight(NamedTuple):
@@ -68,8 +88,8 @@ def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: S
             raise TorchImportError(f"{weight.name} has {flat.size} weights where macejax has {size}: the module is wired differently.")
         for part in weight.parts:
             end = start + math.prod(part.shape)
-            array = flat[start:end].reshape(part.shape)
-            _put(params, part.path, array if part.axes is None else array.transpose(part.axes))
+            if part.is_here:
+                _put(params, part.path, part.here(flat[start:end].reshape(part.shape)))
             start = end
     for layer, contraction in enumerate(contractions):
         params[f"product_{layer}"]["contraction"] = contraction
@@ -79,11 +99,9 @@ def to_params(config: ModelConfig, state: dict[str, np.ndarray], contractions: S
 def to_state(config: ModelConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Weights by their mace-torch names, in its shapes, but for those of the product basis: the inverse of `to_params`."""
     params, state = jax.tree.map(np.asarray, params), {}
+    dtype = jax.tree.leaves(params)[0].dtype
     for weight in weights(config):
-        arrays = []
-        for part in weight.parts:
-            array = _get(params, part.path)
-            arrays.append(array if part.axes is None else array.transpose(np.argsort(part.axes)))
+        arrays = [part.there(_get(params, part.path)) if part.is_here else np.zeros(part.shape, dtype) for part in weight.parts]
         state[weight.name] = np.concatenate([array.ravel() for array in arrays]) if weight.flat else arrays[0]
     return state
 
@@ -115,11 +133,20 @@ def _interaction(config: ModelConfig, layer: int) -> Iterator[Weight]:
     inputs = irreps_of(layer_irreps(config)[layer - 1]) if layer else ("0e",)
     outputs, message, sent = irreps_of(layer_irreps(config)[layer]), message_irreps(config, layer), sent_irreps(config, layer)
     sent_channels = e3nn.Irreps(sent)[0].mul
-    paths = convolution_paths(irreps_of(sent), harmonics(config), message)
-    reached = [irrep for irrep in message if any(path.out == irrep for path in paths)]
-    fans = {irrep: sum(path.out == irrep for path in paths) * sent_channels for irrep in reached}
+    paths, in_use = sent_paths(config, layer)
+    columns = _channels_of(in_use, sent_channels) if len(in_use) < len(paths) else None  # of the radial weights
+    of_output = {irrep: [place for place, path in enumerate(paths) if path.out == irrep] for irrep in message}
     kept = [irrep for irrep in inputs if irrep in outputs]
     nonlinear, attention = "NonLinear" in block, "Att" in block
+
+    def of_messages(there: str, widths: Mapping[str, int]) -> Weight:
+        """A linear map of the messages' paths."""
+        parts = []
+        for irrep, places in of_output.items():
+            rows = None if columns is None else (0, _channels_of([k for k, place in enumerate(places) if place in in_use], sent_channels))
+            if places:
+                parts.append(Part((here, there, irrep), (len(places) * sent_channels, widths[irrep]), kept=rows))
+        return _flat(f"{name}.{there}.weight", *parts)
 
     def linear(there: str, ours: str, shapes: Mapping[str, tuple[int, ...]], axes: tuple[int, ...] | None = None) -> Weight:
         return _flat(f"{name}.{there}.weight", *(Part((here, ours, irrep), shape, axes) for irrep, shape in shapes.items()))
@@ -131,18 +158,22 @@ def _interaction(config: ModelConfig, layer: int) -> Iterator[Weight]:
         for ours in ("source_embedding", "target_embedding"):
             yield _flat(f"{name}.{ours}.weight", Part((here, ours), (num_elements, channels)))
         hidden = (embedded, *config.radial_mlp, len(paths) * sent_channels)
-        yield from _normed_network(f"{name}.conv_tp_weights", (here, "radial_mlp"), hidden)
+        yield from _normed_network(f"{name}.conv_tp_weights", (here, "radial_mlp"), hidden, columns)
         yield from _normed_network(f"{name}.density_fn", (here, "density"), (embedded, *DENSITY_WIDTHS))
-        yield linear("linear_1", "linear_1", {irrep: (fan, widths[irrep]) for irrep, fan in fans.items()})
-        yield linear("linear_res", "linear_res", {i: (sent_channels, widths[i]) for i in irreps_of(sent) if i in widths})
+        yield of_messages("linear_1", widths)
+        own = [irrep for irrep in irreps_of(edge_irreps(config, layer)) if irrep in widths]
+        kept_own = {irrep: None if irrep in irreps_of(sent) else (0, ()) for irrep in own}
+        shapes = {irrep: (sent_channels, widths[irrep]) for irrep in own}
+        yield _flat(f"{name}.linear_res.weight", *(Part((here, "linear_res", i), shapes[i], kept=kept_own[i]) for i in own))
         yield linear("linear_2", "linear_2", {irrep: (channels, channels) for irrep in message})
         yield linear("skip_tp", "skip", {irrep: (channels, channels) for irrep in kept})
         yield from (Weight(f"{name}.{ours}", (Part((here, ours), ()),)) for ours in ("alpha", "beta"))
         return
     widths_mlp = (config.num_bessel + 2 * DOWN * attention, *(HIDDEN if attention else config.radial_mlp), len(paths) * sent_channels)
     for i, shape in enumerate(zip(widths_mlp[:-1], widths_mlp[1:], strict=True)):
-        yield Weight(f"{name}.conv_tp_weights.layer{i}.weight", (Part((here, "radial_mlp", f"layer{i}"), shape),))
-    yield linear("linear", "linear", {irrep: (fan, channels) for irrep, fan in fans.items()})
+        last = None if columns is None or i < len(widths_mlp) - 2 else (1, columns)
+        yield Weight(f"{name}.conv_tp_weights.layer{i}.weight", (Part((here, "radial_mlp", f"layer{i}"), shape, kept=last),))
+    yield of_messages("linear", dict.fromkeys(message, channels))
     if "Density" in block:
         yield Weight(f"{name}.density_fn.layer0.weight", (Part((here, "density", "weight"), (config.num_bessel, 1)),))
     if attention:
@@ -153,11 +184,17 @@ def _interaction(config: ModelConfig, layer: int) -> Iterator[Weight]:
         yield linear("skip_tp", "skip", {irrep: (channels, num_elements, channels) for irrep in carried}, (1, 0, 2))
 
 
-def _normed_network(name: str, path: tuple[str, ...], widths: Sequence[int]) -> Iterator[Weight]:
-    """An affine map and a normalisation in turn; torch counts the silu after them too."""
+def _channels_of(places: Sequence[int], channels: int) -> list[int]:
+    """Places of all channels of some paths, path-major."""
+    return [place * channels + channel for place in places for channel in range(channels)]
+
+
+def _normed_network(name: str, path: tuple[str, ...], widths: Sequence[int], columns: Sequence[int] | None = None) -> Iterator[Weight]:
+    """An affine map and a normalisation in turn, of the last those columns that have an effect; torch counts the silu after them too."""
     for i, (fan, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        yield _affine(f"{name}.net.{3 * i}.weight", (*path, f"weight{i}"), fan, width)
-        yield _vector(f"{name}.net.{3 * i}.bias", (*path, f"bias{i}"), width)
+        kept = None if columns is None or i < len(widths) - 2 else (0, columns)
+        yield _affine(f"{name}.net.{3 * i}.weight", (*path, f"weight{i}"), fan, width, kept)
+        yield _vector(f"{name}.net.{3 * i}.bias", (*path, f"bias{i}"), width, kept)
         if i < len(widths) - 2:
             yield _vector(f"{name}.net.{3 * i + 1}.weight", (*path, f"scale{i}"), width)
             yield _vector(f"{name}.net.{3 * i + 1}.bias", (*path, f"offset{i}"), width)
@@ -214,12 +251,12 @@ def _flat(name: str, *parts: Part) -> Weight:
     return Weight(name, parts, flat=True)
 
 
-def _affine(name: str, path: tuple[str, ...], fan: int, width: int) -> Weight:
-    return Weight(name, (Part(path, (width, fan), (1, 0)),))
+def _affine(name: str, path: tuple[str, ...], fan: int, width: int, kept: tuple[int, Sequence[int]] | None = None) -> Weight:
+    return Weight(name, (Part(path, (width, fan), (1, 0), kept),))
 
 
-def _vector(name: str, path: tuple[str, ...], width: int) -> Weight:
-    return Weight(name, (Part(path, (width,)),))
+def _vector(name: str, path: tuple[str, ...], width: int, kept: tuple[int, Sequence[int]] | None = None) -> Weight:
+    return Weight(name, (Part(path, (width,), kept=kept),))
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:

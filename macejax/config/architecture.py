@@ -36,9 +36,14 @@ class Architecture(Section):
         (64, 64, 64), description="Hidden widths of the radial network; that of RealAgnosticAttResidual has its own, 256 each."
     )
     edge_irreps: str | None = Field(
-        None, description="Irreps of what atoms send to their neighbours, some of the hidden irreps with fewer channels. null: all."
+        None,
+        description="Irreps of what atoms send to their neighbours, such as the hidden irreps with fewer channels; those that the hidden "
+        "irreps lack are zero, and only count in normalisations. null: the hidden irreps.",
     )
     edge_irreps_first_scalar: bool = Field(False, description="The first layer sends as many scalars as edge_irreps have.")
+    keep_last_layer_irreps: bool = Field(
+        False, description="The last layer makes all hidden irreps, for descriptors, and not only those that the last readout reads."
+    )
     so3: bool = Field(
         False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too. Mirror images then have different energies."
     )

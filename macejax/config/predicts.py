@@ -22,6 +22,7 @@ NOT_OF_MOMENTS = (
     "pair_repulsion",
     "edge_irreps",
     "edge_irreps_first_scalar",
+    "keep_last_layer_irreps",
     "so3",
     "agnostic_product",
     "readout",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import e3nn_jax as e3nn
 
 from macejax.config import ModelConfig
-from macejax.model.coupling import irrep_order
+from macejax.model.coupling import convolution_paths, irrep_order
 from macejax.model.linear import irreps_of
+from macejax.ops.convolution import Path
 
 
 def harmonics(config: ModelConfig) -> tuple[str, ...]:
@@ -25,7 +27,11 @@ def message_irreps(config: ModelConfig, layer: int) -> tuple[str, ...]:
 
 
 def layer_irreps(config: ModelConfig) -> list[str]:
-    """Irreps of the features that each layer makes: hidden irreps, and in the last those alone that the last readout of the model reads."""
+    """Irreps of the features that each layer makes: hidden irreps, and in the last those alone that the last readout of the model reads,
+    unless all are to be kept.
+    """
+    if config.keep_last_layer_irreps:
+        return [config.hidden_irreps] * config.num_interactions
     if config.has_moments and (config.num_interactions == 1 or config.model == "AtomicDielectricMACE"):
         return [config.hidden_irreps] * config.num_interactions
     last = ["0e"] * config.has_energies + ["1o"] * config.has_moments
@@ -47,14 +53,35 @@ def readout_hidden(config: ModelConfig) -> dict[str, int]:
     return {str(ir): mul for mul, ir in e3nn.Irreps(config.readout_irreps) if str(ir) in kept}
 
 
-def sent_irreps(config: ModelConfig, layer: int) -> str:
-    """Irreps of what an atom sends to its neighbours: those of its features, or the `edge_irreps`."""
+def edge_irreps(config: ModelConfig, layer: int) -> str:
+    """Irreps of what an atom sends to its neighbours, in name: those of its features, or the `edge_irreps`."""
     if layer == 0:
         scalars = num_channels(config)
         if config.edge_irreps is not None and config.edge_irreps_first_scalar:
             scalars = e3nn.Irreps(config.edge_irreps).count("0e")
         return f"{scalars}x0e"
     return config.edge_irreps or config.hidden_irreps
+
+
+def sent_irreps(config: ModelConfig, layer: int) -> str:
+    """Irreps of what an atom sends to its neighbours: of `edge_irreps` those that its features have, for a linear map makes no others."""
+    made = irreps_of(config.hidden_irreps) if layer else ("0e",)
+    return " + ".join(f"{mul}x{ir}" for mul, ir in e3nn.Irreps(edge_irreps(config, layer)) if str(ir) in made)
+
+
+def sent_paths(config: ModelConfig, layer: int) -> tuple[list[Path], list[int]]:
+    """Couplings of `edge_irreps` with the harmonics, and the places among them of those that are not zero."""
+    named, sent = irreps_of(edge_irreps(config, layer)), irreps_of(sent_irreps(config, layer))
+    paths = list(convolution_paths(named, harmonics(config), message_irreps(config, layer)))
+    return paths, [place for place, path in enumerate(paths) if path.node in sent]
+
+
+def silent_channels(config: ModelConfig, layer: int) -> tuple[tuple[str, int], ...]:
+    """Irrep of a message -> channels of it that come from irreps which are named in `edge_irreps` and not sent."""
+    paths, in_use = sent_paths(config, layer)
+    counts = Counter(path.out for place, path in enumerate(paths) if place not in in_use)
+    channels = e3nn.Irreps(sent_irreps(config, layer))[0].mul
+    return tuple((irrep, count * channels) for irrep, count in counts.items())
 
 
 def num_channels(config: ModelConfig) -> int:
@@ -97,10 +124,10 @@ def check_irreps(config: ModelConfig) -> None:
             raise ValueError(f"{field} {irreps!r} must begin with 0e and go on in ascending degree.")
         if max(ir.l for _, ir in parsed) > config.l_max:
             raise ValueError(f"{field} {irreps!r} reach beyond l_max {config.l_max}: raise l_max or lower the irreps.")
-    if config.edge_irreps is not None and (missing := set(irreps_of(config.edge_irreps)) - set(irreps_of(config.hidden_irreps))):
-        raise ValueError(f"edge_irreps {config.edge_irreps!r} have {', '.join(sorted(missing))}, which hidden_irreps lack.")
     if config.edge_irreps_first_scalar and config.edge_irreps is None:
         raise ValueError("edge_irreps_first_scalar has no effect without edge_irreps: give them, or leave it out.")
+    if config.keep_last_layer_irreps and (config.num_interactions == 1 or len(irreps_of(config.hidden_irreps)) == 1):
+        raise ValueError("keep_last_layer_irreps has no effect on one layer, or on scalars: leave it out.")
     readout = e3nn.Irreps(config.readout_irreps)
     if config.has_moments:
         _check_moments(config)

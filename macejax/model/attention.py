@@ -51,5 +51,5 @@ class RealAgnosticAttResidual(nn.Module):
         found = convolve(
             neighbors[:, :, :size], edges._replace(radial=inputs), lambda x: hidden_layers(layers[:-1], x) @ layers[-1], paths, irreps
         )
-        message = linear(options.message, options.channels, name="linear")(found) / options.avg_num_neighbors
+        message = linear(options.message, options.channels, "linear", options.zeros)(found) / options.avg_num_neighbors
         return message, linear(irreps_of(self.irreps_out), options.channels, name="skip")(blocks)

@@ -48,6 +48,7 @@ class Options(NamedTuple):
     harmonics: tuple[str, ...]  # irreps of the spherical harmonics
     message: tuple[str, ...]  # irreps of the message
     sent: str  # irreps of what is sent to neighbours
+    zeros: tuple[tuple[str, int], ...]  # output irrep -> channels of messages that are zero, for nothing is sent: fan-ins count them
     radial_mlp: tuple[int, ...]
     radial_table: tuple[int, int] | None  # intervals and functions of the table that stands for the network
     avg_num_neighbors: float
@@ -183,7 +184,7 @@ def sum_messages(neighbors: jax.Array | Features, edges: Edges, species: Species
         blocks = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, last, paths)
     else:
         blocks = convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, irreps)
-    message = linear(options.message, options.channels, name="linear")(blocks)
+    message = linear(options.message, options.channels, "linear", options.zeros)(blocks)
     if not density:
         return message / options.avg_num_neighbors
     return message / (1 + counted())[:, None, None]

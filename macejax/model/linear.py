@@ -53,9 +53,11 @@ class IrrepsLinear(nn.Module):
 
     Attributes:
       widths: channels of every output irrep; in the order of axis D of the output.
+      zeros: channels of an input irrep that are zero and not put in: the fan in counts them.
     """
 
     widths: tuple[tuple[str, int], ...]
+    zeros: tuple[tuple[str, int], ...] = ()
 
     @nn.compact
     def blocks(self, blocks: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -68,7 +70,7 @@ class IrrepsLinear(nn.Module):
             x = blocks[irrep]
             fan = x.shape[-1]
             weight = self.param(irrep, nn.initializers.normal(1.0), (fan, width), x.dtype)
-            outputs[irrep] = x @ (weight / math.sqrt(fan))
+            outputs[irrep] = x @ (weight / math.sqrt(fan + dict(self.zeros).get(irrep, 0)))
         return outputs
 
     def __call__(self, blocks: dict[str, jax.Array]) -> jax.Array:
@@ -76,9 +78,9 @@ class IrrepsLinear(nn.Module):
         return jnp.concatenate(list(self.blocks(blocks).values()), axis=1)
 
 
-def linear(irreps: Sequence[str], channels: int, name: str | None = None) -> IrrepsLinear:
+def linear(irreps: Sequence[str], channels: int, name: str | None = None, zeros: tuple[tuple[str, int], ...] = ()) -> IrrepsLinear:
     """An IrrepsLinear that makes the same number of channels of every irrep."""
-    return IrrepsLinear(tuple((irrep, channels) for irrep in irreps), name=name)
+    return IrrepsLinear(tuple((irrep, channels) for irrep in irreps), zeros, name=name)
 
 
 class SpeciesLinear(nn.Module):

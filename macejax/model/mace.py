@@ -20,6 +20,7 @@ from macejax.model.architecture import (
     message_irreps,
     num_channels,
     sent_irreps,
+    silent_channels,
 )
 from macejax.model.attention import RealAgnosticAttResidual
 from macejax.model.edges import make_edges, make_heads, make_species, repulsion
@@ -200,6 +201,7 @@ class MACE(nn.Module):
             harmonics=harmonics(config),
             message=message_irreps(config, t),
             sent=sent_irreps(config, t),
+            zeros=silent_channels(config, t),
             radial_mlp=config.radial_mlp,
             radial_table=None if table is None else (table.intervals, table.functions[t]),
             avg_num_neighbors=config.avg_num_neighbors,

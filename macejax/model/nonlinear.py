@@ -46,7 +46,7 @@ class RealAgnosticResidualNonLinear(nn.Module):
         else:
             found = convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, sent)
         widths = tuple((irrep, options.channels * (len(options.message) if irrep == "0e" else 1)) for irrep in options.message)
-        summed = IrrepsLinear(widths, name="linear_1").blocks(found)
+        summed = IrrepsLinear(widths, options.zeros, name="linear_1").blocks(found)
         own = IrrepsLinear(widths, name="linear_res").blocks(split(self.linear_up(features), sent))
         hidden, last = self._network("density", DENSITY_WIDTHS, embeddings, edges)
         alpha = self.param("alpha", nn.initializers.constant(ALPHA), (), edges.radial.dtype)

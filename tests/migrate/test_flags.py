@@ -102,7 +102,6 @@ def test_options(command, options, tmp_path):
         "--hidden_irreps '8x0e + 4x1o'",
         "--hidden_irreps '8x0e + 8x4e'",
         "--max_L 4",
-        "--edge_irreps '8x0e + 8x1o' --use_so3 True",
         "--MLP_irreps 16x0o",
         "--lbfgs",
         "--lora True",
@@ -133,6 +132,7 @@ def test_what_macejax_cannot_do(command, tmp_path):
     [
         ("--apply_cutoff False", {"model.apply_cutoff": False}),
         ("--radial_type gaussian", {"model.radial_basis": "gaussian"}),
+        ("--edge_irreps '8x0e + 8x1o + 8x2e'", {"model.edge_irreps": "8x0e + 8x1o + 8x2e"}),
         ("--edge_irreps 8x0e --use_edge_irreps_first True", {"model.edge_irreps": "8x0e", "model.edge_irreps_first_scalar": True}),
         (
             "--edge_irreps '4x0e + 4x1o' --hidden_irreps 8x0e --num_channels 8 --max_L 1",

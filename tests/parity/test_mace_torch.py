@@ -124,6 +124,41 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "correlation": 2,
         "seed": 16,
     },
+    # What is sent has irreps that no feature has: weights without effect, which the normalisations count.
+    "edges-beyond-features": {
+        "first": "RealAgnosticResidualNonLinear",
+        "interaction": "RealAgnosticResidualNonLinear",
+        "hidden": "4x0e + 4x1o",
+        "edge_irreps": "2x0e + 2x1o + 2x2e",
+        "use_edge_irreps_first": True,
+        "l_max": 2,
+        "correlation": 2,
+        "seed": 19,
+    },
+    "edges-between-features": {
+        "interaction": "RealAgnosticDensityResidual",
+        "hidden": "4x0e + 4x2e",
+        "edge_irreps": "2x0e + 2x1o + 2x2e",
+        "l_max": 2,
+        "correlation": 2,
+        "seed": 20,
+    },
+    "last-layer-irreps": {
+        "hidden": "4x0e + 4x1o",
+        "keep_last_layer_irreps": True,
+        "first": "RealAgnosticResidual",
+        "l_max": 2,
+        "correlation": 2,
+        "seed": 22,
+    },
+    "edges-attention": {
+        "interaction": "RealAgnosticAttResidual",
+        "hidden": "4x0e",
+        "edge_irreps": "2x0e + 2x1o",
+        "l_max": 1,
+        "correlation": 2,
+        "seed": 21,
+    },
     "2o-and-1e": {"hidden": "2x0e + 2x1e + 2x2o", "num_interactions": 3, "l_max": 2, "correlation": 3, "seed": 17},
 }
 # Compiled by name: the others run with `-m slow`.

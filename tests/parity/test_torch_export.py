@@ -47,6 +47,7 @@ OPTIONS = {
     "attention, so3, Gaussian": VARIANTS["attention-so3-gaussian"],
     "every parity": VARIANTS["every-parity"],
     "attention, charges of atoms": VARIANTS["attention-throughout"],
+    "last layer with all irreps": VARIANTS["last-layer-irreps"],
     "one layer": {"num_interactions": 1, "hidden": "4x0e", "gate": "tanh"},
 }
 
@@ -68,6 +69,26 @@ def test_there_and_back_every_weight_is_the_same(options, dtype):
             assert torch.equal(value, new[name]), name
         else:  # constants: those of a module in float32 are rounded once
             np.testing.assert_allclose(value.numpy(), new[name].numpy(), rtol=1e-6 if dtype == "float32" else 1e-14, atol=1e-14)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("edges-")])
+def test_there_and_back_weights_without_effect_are_zeros(name):
+    """Irreps that are sent in name alone: their weights are not macejax's, and everything else is as it was."""
+    module = reference.random_module(**VARIANTS[name])
+    model = from_torch(module)
+    again = to_torch(model)
+    old, new = dict(module.named_parameters()), dict(again.named_parameters())
+    assert list(old) == list(new)
+    changed = {name for name, value in old.items() if not torch.equal(value, new[name])}
+    assert changed and all("conv_tp_weights" in name or ".linear" in name for name in changed)
+    for key in changed:
+        differs = old[key] != new[key]
+        assert 0 < differs.sum() < differs.numel() and not new[key][differs].any()
+    atoms = reference.molecule()
+    expected = reference.evaluate(module, atoms, hessian=False)
+    assert_same_answer(reference.evaluate(again, atoms, hessian=False), expected, periodic=False)
+    jax.tree.map(np.testing.assert_array_equal, from_torch(again).params, model.params)
 
 
 @pytest.mark.thorough

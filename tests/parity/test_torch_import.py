@@ -44,12 +44,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"keep_last_layer_irreps": True}, "scalars in the last"),
         ({"hidden": "2x0e + 4x1o"}, "same number of channels"),
         ({"hidden": "2x0o + 2x0e + 2x1o"}, "begin with 0e"),
         ({"hidden": "2x0e + 2x1o + 2x2e"}, "reach beyond l_max"),
         ({"elements": (22, 8)}, "ascending"),
-        ({"hidden": "2x0e", "edge_irreps": "2x0e + 2x1o"}, "have 1o, which hidden_irreps lack"),
     ],
 )
 def test_a_part_that_macejax_lacks_is_refused_by_name(make: Callable[..., Any], options: dict[str, Any], sentence: str) -> None:

@@ -121,7 +121,7 @@ def test_every_combination_keeps_every_promise(first: str, other: str, hidden: s
         {
             "first": NONLINEAR,
             "other": NONLINEAR,
-            "edge_irreps": "2x0e + 2x1o",
+            "edge_irreps": "2x0e + 2x1o + 2x2e",
             "edge_irreps_first_scalar": True,
             "apply_cutoff": False,
             "agnostic_product": True,

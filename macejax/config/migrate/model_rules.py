@@ -93,20 +93,11 @@ def hidden_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
 
 
 def edge_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
-    """--edge_irreps, some of the hidden irreps."""
+    """--edge_irreps."""
     irreps = arguments.values[name]
     if irreps is None:
         return
-    top = 1 if arguments.values["max_L"] is None else arguments.values["max_L"]
-    parities = "ee" if arguments.values["use_so3"] else "eo"  # of those that macejax makes
-    made = " + ".join(f"1x{degree}{parities[degree % 2]}" for degree in range(top + 1))
-    hidden = made if _size_wins(arguments) else arguments.values["hidden_irreps"] or made
-    if refusal := _unfit(irreps, arguments.values["max_ell"]):
-        yield refusal
-    elif missing := {term[1:] for term in _terms(irreps)} - {term[1:] for term in _terms(hidden)}:
-        yield Refusal(f"{irreps!r}: macejax sends irreps that features have, and they have no {''.join(sorted(missing)[0])}.")
-    else:
-        yield Set("model.edge_irreps", irreps)
+    yield _unfit(irreps, arguments.values["max_ell"]) or Set("model.edge_irreps", irreps)
 
 
 def _terms(irreps: str) -> list[tuple[str, str, str]]:
