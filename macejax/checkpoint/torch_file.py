@@ -37,7 +37,7 @@ from macejax.checkpoint.torch_stand_ins import (
 )
 
 if TYPE_CHECKING:
-    from macejax.config import ModelConfig
+    from macejax.config import ModelConfig, ModelSection
     from macejax.model.model import Model
 
 SUFFIXES = (".model", ".pt", ".pth")
@@ -60,13 +60,13 @@ _BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # torch before 1.6
 _ADVICE = "Nothing in it has run. Load only files whose origin you trust with the program that wrote them, and save the module again."
 
 
-def load_torch(path: str | os.PathLike, config: ModelConfig | None = None) -> Model:
+def load_torch(path: str | os.PathLike, config: ModelConfig | ModelSection | None = None) -> Model:
     """A model file of mace-torch (`.model`), or the weights of one of its training checkpoints (`.pt`), as a Model.
 
     Args:
       path: file that `torch.save` wrote (torch 1.6 or newer); on whichever device its tensors were, float32 or float64.
-      config: the architecture and avg_num_neighbors, which a training checkpoint does not say. Its E0s, scale and shift are those of the
-        checkpoint.
+      config: the architecture and avg_num_neighbors, which a training checkpoint does not say, as a model or a training run has them.
+        E0s, scale and shift are those of the checkpoint.
 
     Returns:
       Model whose parameters are numpy arrays in the dtype of the file.

@@ -12,17 +12,18 @@ from macejax.checkpoint.long_range import REFUSED, has_weights
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_import import OLD, ROUNDED, SCALE_SHIFT, constants_of, per_head, rows_of
 from macejax.checkpoint.torch_names import to_params
-from macejax.config import ModelConfig
+from macejax.config import ModelConfig, ModelSection
 from macejax.model.model import Model
 
 _OF_IRREPS = re.compile(r"\.contractions\.\d+x\d+[eo]\.")  # as mace-torch named them before 0.3
 
 
-def from_state(config: ModelConfig, state: dict[str, np.ndarray]) -> Model:
+def from_state(config: ModelConfig | ModelSection, state: dict[str, np.ndarray]) -> Model:
     """The model of a state dict of mace-torch.
 
     Args:
-      config: architecture and avg_num_neighbors, which a state dict does not say. E0s, scale and shift are taken from the state dict.
+      config: architecture and avg_num_neighbors, which a state dict does not say. E0s, scale and shift are taken from the state dict, and
+        so are the elements for a section of a run.
       state: arrays by their names, parameters and buffers; what is used is taken out of it.
 
     Raises:
@@ -32,11 +33,31 @@ def from_state(config: ModelConfig, state: dict[str, np.ndarray]) -> Model:
         raise TorchImportError(f"it is a checkpoint of a model with {REFUSED}.")
     if "num_interactions" not in state and any(_OF_IRREPS.search(name) for name in state):
         raise TorchImportError(OLD)
+    if isinstance(config, ModelSection):
+        config = _resolved(config, state)
     config, contractions = contraction_weights(_with_constants(config, state), state)
     params = {"params": to_params(config, state, contractions)}
     if unused := [name for name in state if state[name].size and name.endswith(("weight", "weights_max", "bias"))]:
         raise TorchImportError(f"the configuration is that of another model, without a place for {', '.join(unused)}.")
     return Model(config, params)
+
+
+def _resolved(section: ModelSection, state: dict[str, np.ndarray]) -> ModelConfig:
+    """The configuration of a run's section `model`, and of what lies beside the weights."""
+    if section.avg_num_neighbors == "auto":
+        raise TorchImportError(
+            "a training checkpoint does not say the average number of neighbours: set model.avg_num_neighbors in the configuration "
+            "to what the log of the run says."
+        )
+    elements = tuple(int(number) for number in state.get("atomic_numbers", ()))
+    table = np.atleast_2d(state.get("atomic_energies_fn.atomic_energies", np.zeros(len(elements))))
+    heads = ("Default",) if section.heads == "auto" else section.heads
+    if len(heads) != len(table):
+        raise TorchImportError(f"it has {len(table)} heads: name them in the configuration (model.heads), in their order.")
+    try:
+        return section.resolve(elements=elements, e0s=rows_of(table), avg_num_neighbors=1.0, scale=1.0, shift=0.0, heads=heads)
+    except ValueError as error:
+        raise TorchImportError(f"the configuration is that of another model: {error}") from error
 
 
 def _with_constants(config: ModelConfig, state: dict[str, np.ndarray]) -> ModelConfig:

@@ -18,7 +18,11 @@ def command(
     output: Annotated[Path, typer.Argument(help="Model file to write, by custom ending in .mace.")],
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="Model file of macejax with the architecture of a training checkpoint, which does not say it."),
+        typer.Option(
+            "--config",
+            help="Architecture of a training checkpoint, which does not say it: a model file of macejax, or YAML (.yaml) of a run, as "
+            "`macejax migrate` makes it, with model.avg_num_neighbors.",
+        ),
     ] = None,
     head: Annotated[str | None, typer.Option("--head", help="Keep this head alone.")] = None,
     elements: Annotated[str | None, typer.Option("--elements", help="Cut the model to these elements, such as H,C,O.")] = None,
@@ -34,14 +38,17 @@ def command(
     from macejax.checkpoint.load import load_model
     from macejax.checkpoint.model_file import DTYPES, save_model
     from macejax.checkpoint.torch_file import load_torch
-    from macejax.config import ConfigError
+    from macejax.config import ConfigError, load_model_section
     from macejax.model.heads import select_elements, select_head
 
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype!r}.")
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} is there already: choose another name, or --overwrite.")
-    model = load_model(file) if config is None else load_torch(file, load_model(config).config)
+    if config is None:
+        model = load_model(file)
+    else:
+        model = load_torch(file, load_model_section(config) if config.suffix in (".yaml", ".yml") else load_model(config).config)
     if head is not None:
         model = select_head(model, head)
     if elements is not None:

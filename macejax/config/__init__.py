@@ -6,7 +6,7 @@ from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
 from macejax.config.precision import Precision, PrecisionName
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
 from macejax.config.section import ConfigError, Section
-from macejax.config.text import dump_config, load_config, parse_overrides, template
+from macejax.config.text import dump_config, load_config, load_model_section, parse_overrides, template
 
 __all__ = [
     "ConfigError",
@@ -27,6 +27,7 @@ __all__ = [
     "TrainConfig",
     "dump_config",
     "load_config",
+    "load_model_section",
     "parse_overrides",
     "template",
 ]

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
+from macejax.config.model import ModelSection
 from macejax.config.run import TrainConfig
 from macejax.config.section import ConfigError, Section
 
@@ -36,6 +37,21 @@ def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, A
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(part) for part in error.errors())) from None
+
+
+def load_model_section(path: str | os.PathLike) -> ModelSection:
+    """The section `model` of a YAML file; the others are not read.
+
+    Raises:
+      ConfigError: as `load_config`, or there is no such section.
+    """
+    values = read_yaml(Path(path))
+    if not isinstance(values.get("model"), dict):
+        raise ConfigError(f"{path} has no section `model`, which says the architecture.")
+    try:
+        return ModelSection.model_validate(values["model"])
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence({**part, "loc": ("model", *part["loc"])}) for part in error.errors())) from None
 
 
 def dump_config(config: Section) -> str:

@@ -80,6 +80,36 @@ def test_convert_reads_a_training_checkpoint_with_the_configuration_of_another_f
     assert_same_model(macejax.load(tmp_path / "out.mace"), expected)
 
 
+@pytest.mark.torch
+def test_convert_reads_a_training_checkpoint_with_the_configuration_of_a_run(capsys, tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("mace")
+    from macejax.checkpoint.torch_import import from_torch
+    from tests.parity import reference
+
+    module = reference.random_module(hidden="2x0e", l_max=1, correlation=1, num_interactions=1)
+    torch.save({"model": module.state_dict(), "epoch": 3}, tmp_path / "run_epoch-3.pt")
+    run_yaml = tmp_path / "run.yaml"
+    arguments = ("convert", tmp_path / "run_epoch-3.pt", tmp_path / "out.mace", "--config", run_yaml)
+    section = {"num_channels": 2, "max_L": 0, "l_max": 1, "correlation": 1, "num_interactions": 1, "radial_mlp": [16, 16]}
+    section |= {"cutoff": reference.CUTOFF, "num_bessel": 6}
+    refused = {
+        "no section `model`": {"run": {"name": "a"}},
+        "set model.avg_num_neighbors": {"model": section},
+        "another model: r_max is 4.2 here, and 5.0 there": {"model": section | {"avg_num_neighbors": 6.5, "cutoff": 5.0}},
+        "unknown key 'correlations'": {"model": section | {"correlations": 1}},
+        "it has 1 heads: name them": {"model": section | {"avg_num_neighbors": 6.5, "heads": ["a", "b"]}},
+    }
+    for sentence, options in refused.items():
+        run_yaml.write_text(json.dumps(options))
+        code, _, err = run(capsys, *arguments)
+        assert code in (1, 2) and sentence in err and not (tmp_path / "out.mace").exists()
+    run_yaml.write_text(json.dumps({"data": {"train": "a.xyz"}, "model": section | {"avg_num_neighbors": 6.5}}))
+    code, _, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert_same_model(macejax.load(tmp_path / "out.mace"), from_torch(module))
+
+
 def test_info_describes_a_published_model_by_its_name(capsys, monkeypatch, tmp_path, real_data):
     """A file that lies where fetched ones do stands in for the published one."""
     monkeypatch.setenv("MACEJAX_MODELS", str(tmp_path))
