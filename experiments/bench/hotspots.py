@@ -18,7 +18,7 @@ import jax
 import jraph
 import numpy as np
 import systems
-from run import CUTOFF, MODELS, NEIGHBORS, architecture
+from run import CUTOFF, MODELS, config_of
 
 import macejax
 from macejax.data.batch import capacity_for
@@ -50,13 +50,7 @@ def main() -> None:
 def measure(system: str, options: argparse.Namespace) -> None:
     structures = [from_atoms(frame) for frame in systems.make(system)]
     elements = sorted({int(z) for structure in structures for z in structure.numbers})
-    config = macejax.ModelConfig(
-        elements=elements,
-        e0s=(0.0,) * len(elements),
-        cutoff=CUTOFF,
-        avg_num_neighbors=NEIGHBORS,
-        **architecture(MODELS[options.model]),
-    )
+    config = config_of(MODELS[options.model], elements)
     model = macejax.init_model(config, jax.random.key(0), np.dtype(options.dtype))
     exact_model = model
     if options.table:

@@ -49,6 +49,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "options": {"apply_cutoff": False, "use_agnostic_product": True, "distance_transform": "Agnesi", "pair_repulsion": True},
     },
     "so3": {"hidden": "64x0e+64x1e", "options": {"use_so3": True}},
+    "gaussian": {"hidden": "128x0e+128x1o", "options": {"radial_type": "gaussian", "distance_transform": "Soft"}},
+    "edges": {"hidden": "128x0e+128x1o", "options": {"edge_irreps": "64x0e+64x1o+64x2e+64x3o", "use_edge_irreps_first": True}},
+    "heads": {"hidden": "128x0e+128x1o", "heads": ["one", "two", "three"]},
+    "dipoles": {"hidden": "128x0e+128x1o", "class": "EnergyDipolesMACE", "first": "RealAgnostic", "readout": "16x0e+16x1o"},
     "parity": {"hidden": "32x0e+32x0o+32x1o+32x1e", "options": {"max_ell": 2}},
 }
 SLOW = 10.0  # s; a program that takes longer for one call is timed once
@@ -100,7 +104,7 @@ DEVICE = [
 ]
 # In float32 mace-torch's own rounding is 3e-4 of the rms force with NonLinear blocks, more than is timed (README.md).
 FAMILY = [
-    *(Case("water-192", model) for model in ("agnostic", "density", "attention", "so3", "parity")),
+    *(Case("water-192", model) for model in ("agnostic", "density", "attention", "so3", "parity", "gaussian", "edges", "heads", "dipoles")),
     Case("water-192", "nonlinear", dtype="float64"),
 ]
 SETS = {
@@ -237,14 +241,33 @@ def machine() -> dict[str, Any]:
     } | versions
 
 
-def architecture(model: dict[str, Any]) -> dict[str, Any]:
-    """An entry of MODELS, which has mace-torch's words, as options of `macejax.ModelConfig`."""
-    ours = {"use_agnostic_product": "agnostic_product", "use_so3": "so3", "max_ell": "l_max"}
-    blocks = {
-        "interaction_first": model.get("first", "RealAgnosticResidual"),
-        "interaction": model.get("interaction", "RealAgnosticResidual"),
+def config_of(model: dict[str, Any], elements: list[int]) -> Any:
+    """The `macejax.ModelConfig` of an entry of MODELS, which has mace-torch's words."""
+    import macejax
+
+    ours = {
+        "use_agnostic_product": "agnostic_product",
+        "use_so3": "so3",
+        "max_ell": "l_max",
+        "radial_type": "radial_basis",
+        "use_edge_irreps_first": "edge_irreps_first_scalar",
     }
-    return {"hidden_irreps": model["hidden"], **blocks} | {ours.get(name, name): value for name, value in model.get("options", {}).items()}
+    heads, zeros = tuple(model.get("heads", ("Default",))), (0.0,) * len(elements)
+    return macejax.ModelConfig(
+        model=model.get("class", "ScaleShiftMACE"),
+        elements=elements,
+        heads=heads,
+        e0s=zeros if len(heads) == 1 else (zeros,) * len(heads),
+        scale=1.0 if len(heads) == 1 else (1.0,) * len(heads),
+        shift=0.0 if len(heads) == 1 else (0.0,) * len(heads),
+        cutoff=CUTOFF,
+        avg_num_neighbors=NEIGHBORS,
+        hidden_irreps=model["hidden"],
+        interaction_first=model.get("first", "RealAgnosticResidual"),
+        interaction=model.get("interaction", "RealAgnosticResidual"),
+        readout_irreps=model.get("readout", "16x0e"),
+        **{ours.get(name, name): value for name, value in model.get("options", {}).items()},
+    )
 
 
 def _draw(settings: dict[str, Any], path: str) -> None:
@@ -252,14 +275,7 @@ def _draw(settings: dict[str, Any], path: str) -> None:
 
     import macejax
 
-    config = macejax.ModelConfig(
-        elements=settings["elements"],
-        e0s=(0.0,) * len(settings["elements"]),
-        cutoff=CUTOFF,
-        avg_num_neighbors=NEIGHBORS,
-        **architecture(settings),
-    )
-    macejax.save(path, macejax.init_model(config, jax.random.key(0)))
+    macejax.save(path, macejax.init_model(config_of(settings, settings["elements"]), jax.random.key(0)))
 
 
 def _take_turns(workers: dict[str, Worker], row: dict[str, Any], repeats: int) -> None:

@@ -20,13 +20,20 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_model(settings: dict[str, Any], dtype: str) -> Any:
-    """A ScaleShiftMACE whose weights follow from its seed."""
+    """A module, by default a ScaleShiftMACE, whose weights follow from its seed."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)  # drawn in double, so that both precisions have the same weights
     first, other = (
         modules.interaction_classes[f"{settings.get(name, 'RealAgnosticResidual')}InteractionBlock"] for name in ("first", "interaction")
     )
-    elements = settings["elements"]
+    elements, heads, kind = settings["elements"], settings.get("heads"), settings.get("class", "ScaleShiftMACE")
+    options = dict(settings.get("options", {}))
+    if "edge_irreps" in options:
+        options["edge_irreps"] = o3.Irreps(options["edge_irreps"])
+    if kind == "ScaleShiftMACE":
+        options |= {"atomic_inter_scale": [1.0] * len(heads) if heads else 1.0, "atomic_inter_shift": [0.0] * len(heads) if heads else 0.0}
+    if heads:
+        options |= {"heads": heads, "atomic_energies": np.zeros((len(heads), len(elements)))}
     usual = dict(
         r_max=settings["cutoff"],
         num_bessel=8,
@@ -37,16 +44,14 @@ def make_model(settings: dict[str, Any], dtype: str) -> Any:
         num_interactions=2,
         num_elements=len(elements),
         hidden_irreps=o3.Irreps(settings["hidden"]),
-        MLP_irreps=o3.Irreps("16x0e"),
+        MLP_irreps=o3.Irreps(settings.get("readout", "16x0e")),
         gate=torch.nn.functional.silu,
         atomic_energies=np.zeros(len(elements)),
         avg_num_neighbors=settings["neighbors"],
         atomic_numbers=list(elements),
         correlation=3,
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
     )
-    module = modules.ScaleShiftMACE(**usual | settings.get("options", {}))
+    module = getattr(modules, kind)(**usual | options)
     torch.set_default_dtype(getattr(torch, dtype))
     return module.to(getattr(torch, dtype))
 
