@@ -97,7 +97,7 @@ def command(
     )
     starts, names = inputs(structures, index)
     if len(starts) > 1:
-        _refuse_many(engine, thermostat=thermostat, state=state, log=log, restart=restart or None)
+        _refuse_many(engine, thermostat=thermostat, log=log)
     output, log = output or Path("md" if len(starts) > 1 else "md.xyz"), log or Path("md.jsonl")
     run = _Run(model, starts, names, output, log, steps, ensemble_options, seed, every, dtype, skin, head, radial, overwrite)
     _go(run, engine, state, 1000 if save_every is None else save_every, restart, report)
@@ -124,13 +124,16 @@ class _Run(NamedTuple):
 
 def _go(run: _Run, engine: str, state: Path | None, save_every: int, restart: bool, report: bool) -> None:
     """Run, and tell of it; exits with 1 where one of several exploded."""
+    from macejax.config import ConfigError
     from macejax.simulate.record import refuse_existing
 
+    if restart and (state is None or run.overwrite):
+        raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
     page = run.output.with_suffix(".html")
     refuse_existing((state,), restart or run.overwrite, "go on from it with --restart, choose another name")
     refuse_existing((page, page.with_suffix(".png")) if report else (), restart or run.overwrite)
     if len(run.starts) > 1:
-        told, failed = _many(run)
+        told, failed = _many(run, state, save_every, restart)
     else:
         failed = False
         told = [_with_ase(run) if engine == "ase" else _on_device(run, state, save_every, restart)]
@@ -166,13 +169,10 @@ def _with_ase(run: _Run) -> Told:
 def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) -> Told:
     from macejax.cache import compilations
     from macejax.cli.progress import progress
-    from macejax.config import ConfigError
     from macejax.simulate import recorder, run_on_device
     from macejax.simulate.restart import load_outputs
     from macejax.train.guard import stop_on_signal
 
-    if restart and (state is None or run.overwrite):
-        raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
     (atoms,), model = run.starts, _loaded(run)
     resume = load_outputs(state) if restart else None
     files = recorder(run.output, run.log, overwrite=run.overwrite, resume=resume)
@@ -201,18 +201,20 @@ def _on_device(run: _Run, state: Path | None, save_every: int, restart: bool) ->
     return _told(run, end.stopped)
 
 
-def _many(run: _Run) -> tuple[list[Told], bool]:
+def _many(run: _Run, state: Path | None, save_every: int, restart: bool) -> tuple[list[Told], bool]:
     """All structures in one program, a trajectory and a log of each in the folder `run.output`; and whether one of them exploded."""
     from macejax.cli.progress import progress
     from macejax.simulate import run_many
     from macejax.simulate.many import record_each
+    from macejax.simulate.many.state import load_many_outputs
     from macejax.simulate.report import HEAD, Told
     from macejax.train.guard import stop_on_signal
     from macejax.train.table import Table, plain
 
     options = run.ensemble._asdict()
     del options["thermostat"]
-    record, steps = record_each(run.output, run.overwrite), len(run.starts) * run.steps
+    record = record_each(run.output, run.overwrite, load_many_outputs(state) if restart else None)
+    steps = len(run.starts) * run.steps
     reached = [0] * len(run.starts)
     with stop_on_signal() as stop, progress("md", steps) as show:
 
@@ -223,25 +225,34 @@ def _many(run: _Run) -> tuple[list[Told], bool]:
 
         options |= {"ensemble": options.pop("name"), "seed": run.seed, "every": run.every, "dtype": run.dtype, "head": run.head}
         options |= {"skin": run.skin, "names": run.names, "observe": observe, "stop": stop, "keep_frames": False}
+        options |= {"state_file": state, "save_every": save_every, "restart": restart, "outputs": record.sizes}
         runs = run_many(_loaded(run), run.starts, run.steps, **options).runs
         reason = stop()
-    told = [Told(each.name, len(each.atoms), each.thermo, each.stopped) for each in runs]
+    logs = [run.output / f"{place}.jsonl" for place in range(len(runs))]
+    told = [Told(each.name, len(each.atoms), _thermo(log), each.stopped) for each, log in zip(runs, logs, strict=True)]
     typer.echo(plain(Table(list(HEAD), [each.cells() for each in told])))
     typer.echo(f"Written to {run.output}: k.xyz and k.jsonl of structure k, counted from 0.")
     if reason:
-        typer.echo(f"Ended by {reason}. Go on from the last frame of each, with the steps that are left to it.")
+        how = "from the last frame of each, with the steps that are left to it" if state is None else f"from {state} with --restart"
+        typer.echo(f"Ended by {reason}. Go on {how}.")
     return told, reason is None and any(each.stopped for each in told)
 
 
 def _told(run: _Run, reason: str | None) -> Told:
-    """What the log has of the run, of all its parts where it was gone on with."""
+    """What there is to say of a run of one structure."""
+    from macejax.simulate.report import Told
+
+    return Told(run.names[0], len(run.starts[0]), _thermo(run.log), f"stopped by {reason}" if reason else "")
+
+
+def _thermo(log: Path) -> list[Thermo]:
+    """What a log has of a run, of all its parts where it was gone on with; nothing where there is none."""
     import json
 
     from macejax.simulate.md import Thermo
-    from macejax.simulate.report import Told
 
-    thermo = [Thermo(**json.loads(line)) for line in run.log.read_text(encoding="utf-8").splitlines()]
-    return Told(run.names[0], len(run.starts[0]), thermo, f"stopped by {reason}" if reason else "")
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return [Thermo(**json.loads(line)) for line in lines]
 
 
 def _write_report(page: Path, run: _Run, told: list[Told]) -> None:

@@ -27,8 +27,9 @@ from macejax.simulate.list_shape import allocate, shape_for
 from macejax.simulate.md import Observer, SimulationError, Stop, Thermo, hottest, thermalize, thermo
 from macejax.simulate.policy import device_policy
 from macejax.simulate.program import Program, first_evaluation, run_chunk
-from macejax.simulate.restart import FilePath, Saved, compare, load_state, save_state
+from macejax.simulate.restart import Saved, compare, load_state, save_state
 from macejax.simulate.row_list import RowList
+from macejax.simulate.signed import FilePath
 from macejax.simulate.system import Evaluation, Species, check_model, e0s_of, species_of, with_inputs
 
 CHUNK = 100  # steps in one call of the program, and at most what is done again where the list must grow

@@ -149,11 +149,21 @@ def test_md_of_many(folder, capsys):
         found = read(folder / "several" / f"{k}.xyz", ":")
         np.testing.assert_allclose(found[-1].positions, each.atoms.positions, atol=1e-8, rtol=0)
         assert [json.loads(line)["step"] for line in (folder / "several" / f"{k}.jsonl").read_text().splitlines()] == [0, 3, 6]
-    page = (folder / "several.html").read_text()
+    again = (*options[:-1], str(folder / "again"), "--state", str(folder / "again.state"))  # in two goes: the same files
+    assert run(folder, "md", "model.mace", "water.xyz", "copper.xyz", *again, "--steps", "3") == 0
+    assert run(folder, "md", "model.mace", "water.xyz", "copper.xyz", *again) == 1  # never over a state that is there
+    assert "go on from it with --restart" in capsys.readouterr().err
+    assert run(folder, "md", "model.mace", "water.xyz", "copper.xyz", *again, "--restart") == 0
+    for path in (folder / "several").iterdir():
+        assert path.read_bytes() == (folder / "again" / path.name).read_bytes(), path.name
+    page, of_two = ((folder / name).read_text() for name in ("several.html", "again.html"))
+    numbers = page.split("<h2>Structures")[1].split("<h2>The run")[0]
+    assert numbers in of_two and numbers.count("copper.xyz") == 1
     assert "copper.xyz" in said and "copper.xyz" in page and f"{len(frames)} of {len(frames)}" in page
     for arguments, message in (
         (("--engine", "ase"), "at once on the device only"),
-        (("--engine", "jax", "--state", "x", "--log", "y", "--restart"), "--state, --log, --restart: for one structure only"),
+        (("--engine", "jax", "--state", "x", "--log", "y", "--restart"), "--log: for one structure only"),
+        (("--engine", "jax", "--restart"), "--restart needs --state"),
     ):
         assert run(folder, "md", "model.mace", "water.xyz", "copper.xyz", *arguments) == 2
         assert message in capsys.readouterr().err

@@ -41,7 +41,9 @@ class Job:
     first_skin: float  # Angstrom, before it had to be widened
     listed: Listed | None = None
     listed_at: int = -1  # step at which the list was made
+    listed_from: tuple[np.ndarray, np.ndarray] | None = None  # positions and cell (Angstrom), likewise
     recorded: int = -1  # step of the last frame
+    stopped: str | None = None  # None while it goes on; then "", or why it ended early
 
     @property
     def size(self) -> int:
@@ -71,6 +73,7 @@ class Summary(NamedTuple):
 
 OnFrame = Callable[[Job, Fields], None]
 OnEnd = Callable[[Job, str], None]
+Save = Callable[[Sequence[Job], int, bool], None]  # of all jobs, the slots of batches, and whether this is the end
 
 
 def engine_for(program: Program, models: Sequence[Model], dtype: str, chunk: tuple[int, int], batch_atoms: int) -> Engine:
@@ -79,36 +82,58 @@ def engine_for(program: Program, models: Sequence[Model], dtype: str, chunk: tup
     return Engine(program, params_of(models, dtype), config.elements, config.joint_embedding, config.cutoff, *chunk, batch_atoms)
 
 
-def drive(jobs: Sequence[Job], engine: Engine, on_frame: OnFrame, on_end: OnEnd, stop: Stop | None = None) -> Summary:
+def drive(
+    jobs: Sequence[Job],
+    engine: Engine,
+    on_frame: OnFrame,
+    on_end: OnEnd,
+    stop: Stop | None = None,
+    save: Save | None = None,
+    slots: int = 0,
+) -> Summary:
     """Run all jobs to their end.
 
     Args:
-      jobs: what to run, first come first served.
+      jobs: what to run, first come first served; of a run that goes on, some with a list, some at their end.
       engine: program and parameters.
       on_frame: called with every frame of a job, in order of steps.
       on_end: called once for a job, its state being the last, with "" or a sentence that says why it was stopped.
-      stop: asked before every chunk; a reason ends all jobs where they are, the last state of each being a frame.
+      stop: asked before every chunk; a reason ends all jobs where they are, the last state of each being a frame unless it is saved.
+      save: called after every chunk, when the run is stopped, and at its end.
+      slots: of batches, at least: as many as a run had that goes on.
 
     Raises:
       DataError: a structure is invalid, or has an element that the model does not know. Nothing has run then.
     """
-    for job in jobs:
+
+    def end(job: Job, reason: str) -> None:
+        job.stopped = reason
+        on_end(job, reason)
+
+    fresh = [job for job in jobs if job.listed is None]
+    for job in fresh:
         _make_list(job, engine)
     program, before = engine.program, engine.program.compilations()
-    waiting = [deque(job for job in jobs if job.lane == lane) for lane in range(engine.program.lanes)]
+    shapes = _Shapes([[job for job in jobs if job.lane == lane] for lane in range(program.lanes)], engine, slots)
+    for job in jobs:
+        if job.stopped is not None:
+            on_end(job, job.stopped)
+    waiting = [deque(job for job in jobs if job.lane == lane and job.stopped is None) for lane in range(program.lanes)]
     running: list[list[Job]] = [[] for _ in waiting]
-    shapes = _Shapes(waiting, engine)
-    chunks, lists_made = 0, len(jobs)
+    chunks, lists_made = 0, len(fresh)
     table, seated = None, None
     while any(waiting) or any(running):
         if stop is not None and (reason := stop()):
-            for job in (job for jobs in (*running, *waiting) for job in jobs):
-                _record_last(job, on_frame)
+            if save is not None:
+                save(jobs, shapes.slots, True)
+            for job in (job for members in (*running, *waiting) for job in members):
+                if save is None:
+                    _record_last(job, on_frame)
                 on_end(job, f"step {int(job.state.globals['step'])}: ended by {reason}.")
-            break
+            return Summary(program.compilations() - before, chunks, lists_made)
         for queue, members in zip(waiting, running, strict=True):
             _admit(queue, members, shapes.room)
-        made = _refresh(running, engine, on_end)
+        made = _refresh(running, engine, end)
         lists_made += made
         if not any(running):
             continue
@@ -121,16 +146,27 @@ def drive(jobs: Sequence[Job], engine: Engine, on_frame: OnFrame, on_end: OnEnd,
         state, frames = jax.device_get(program.run(engine.params, table, state, np.int32(engine.block), engine.frames))
         chunks += 1
         for lane, members in enumerate(running):
-            running[lane] = _harvest(members, _lane(state, lane, engine), _lane(frames, lane, engine), on_frame, on_end)
+            running[lane] = _harvest(members, _lane(state, lane, engine), _lane(frames, lane, engine), on_frame, end)
+        if save is not None:
+            save(jobs, shapes.slots, False)
+    if save is not None:
+        save(jobs, shapes.slots, True)
     return Summary(program.compilations() - before, chunks, lists_made)
 
 
 def _make_list(job: Job, engine: Engine) -> None:
-    structure = job.structure._replace(positions=job.state.nodes["positions"], cell=job.state.globals["cell"])
-    job.listed, job.listed_at = (
-        find(structure, engine.elements, engine.cutoff + job.skin, engine.embeddings),
-        int(job.state.globals["step"]),
-    )
+    positions, cell = job.state.nodes["positions"], job.state.globals["cell"]
+    job.listed = list_of(job, positions, cell, engine)
+    job.listed_at, job.listed_from = int(job.state.globals["step"]), (positions, cell)
+
+
+def list_of(job: Job, positions: np.ndarray, cell: np.ndarray, engine: Engine) -> Listed:
+    """The edges of a job's system where it is at `positions` (Angstrom) in `cell`.
+
+    Raises:
+      DataError: as `find`.
+    """
+    return find(job.structure._replace(positions=positions, cell=cell), engine.elements, engine.cutoff + job.skin, engine.embeddings)
 
 
 def _admit(queue: deque[Job], members: list[Job], room: int) -> None:
@@ -206,15 +242,15 @@ def _reason(status: int, step: int) -> str:
 class _Shapes:
     """Static shapes of batches: few, because each is compiled."""
 
-    def __init__(self, waiting: Sequence[Sequence[Job]], engine: Engine) -> None:
-        sizes = [[job.size for job in jobs] for jobs in waiting]
+    def __init__(self, lanes: Sequence[Sequence[Job]], engine: Engine, slots: int) -> None:
+        sizes = [[job.size for job in jobs] for jobs in lanes]
         largest = max(size for lane in sizes for size in lane)
         self.room = min(max(sum(lane) for lane in sizes), max(engine.batch_atoms, largest))
         smallest = min(size for lane in sizes for size in lane)
         self.graphs = min(max(len(lane) for lane in sizes), max(self.room // smallest, 1))
-        numbers = np.concatenate([job.structure.numbers for jobs in waiting for job in jobs])
+        numbers = np.concatenate([job.structure.numbers for jobs in lanes for job in jobs])
         self.species = len(np.unique(species_index(numbers, engine.elements, "")))
-        self.slots = 0
+        self.slots = slots
 
     def fit(self, running: Sequence[Sequence[Job]]) -> Capacity:
         """The smallest shape on the ladder that holds every lane."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ase import Atoms
 from ase.io import write
 
+from macejax.data.structure import DataError
 from macejax.simulate.many.relax import Relaxed
 from macejax.simulate.record import late_file, read_frames, refuse_existing, refuse_other_formats, snapshot
 from macejax.simulate.relax import Relaxation
@@ -80,28 +82,61 @@ def saving(
     part.replace(output)
 
 
-def record_each(folder: Path | str, overwrite: bool = False) -> Callable[[int, Atoms, Any], None]:
+class EachRecorder:
+    """An `observe` for `run_many` or `relax_many` that keeps a trajectory and a log of each system; made by `record_each`."""
+
+    def __init__(self, folder: Path, overwrite: bool, resume: Mapping[str, int] | None) -> None:
+        self._folder, self._overwrite = folder, overwrite or resume is not None
+        self._begun: set[str] = set(resume or ())
+        for name, size in (resume or {}).items():
+            self._cut(folder / name, size)
+
+    def __call__(self, place: int, atoms: Atoms, numbers: Any) -> None:
+        """Append a frame of the system at this place."""
+        trajectory, log = (self._begin(f"{place}.{ending}") for ending in ("xyz", "jsonl"))
+        with open(trajectory, "a", encoding="utf-8") as frames, open(log, "a", encoding="utf-8") as lines:
+            write(frames, snapshot(atoms), format="extxyz")
+            print(json.dumps(numbers._asdict()), file=lines)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file, each made sure to be on the disk: what a restart begins behind."""
+        found = {}
+        for name in sorted(self._begun):
+            with open(self._folder / name, "rb") as file:
+                os.fsync(file.fileno())
+                found[name] = os.fstat(file.fileno()).st_size
+        return found
+
+    def _begin(self, name: str) -> Path:
+        path = self._folder / name
+        if name not in self._begun:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            refuse_existing((path,), self._overwrite, "choose another folder")
+            path.write_text("", encoding="utf-8")
+            self._begun.add(name)
+        return path
+
+    @staticmethod
+    def _cut(path: Path, size: int) -> None:
+        there = path.stat().st_size if path.exists() else 0
+        if there < size:
+            raise DataError(f"{path} has {there} bytes, but had {size} when the state was saved: it is not the file of that run.")
+        os.truncate(path, size)
+
+
+def record_each(folder: Path | str, overwrite: bool = False, resume: Mapping[str, int] | None = None) -> EachRecorder:
     """An `observe` for `run_many` or `relax_many` that keeps a trajectory and a log of each system in `folder`.
 
     System k has `k.xyz`, extended XYZ, and `k.jsonl`, the numbers of each frame as a line of JSON. Files are closed between frames: a run
     can be followed, a killed one is not lost, and there may be any number of systems.
 
-    Raises (when called):
-      FileExistsError: a file of an earlier run is there, and `overwrite` is not set.
+    Args:
+      folder: made where it is not there.
+      overwrite: replace files that exist.
+      resume: go on with files that exist, cut to these sizes (`EachRecorder.sizes`); what a killed run wrote after them is done again.
+
+    Raises:
+      DataError: a file to go on with is missing, or shorter than it was.
+      FileExistsError (when called): a file of an earlier run is there, and neither `overwrite` nor `resume` is set.
     """
-    directory = Path(folder)
-    begun: set[int] = set()
-
-    def observe(place: int, atoms: Atoms, numbers: Any) -> None:
-        trajectory, log = directory / f"{place}.xyz", directory / f"{place}.jsonl"
-        if place not in begun:
-            directory.mkdir(parents=True, exist_ok=True)
-            refuse_existing((trajectory, log), overwrite, "choose another folder")
-            for path in (trajectory, log):
-                path.write_text("", encoding="utf-8")
-            begun.add(place)
-        with open(trajectory, "a", encoding="utf-8") as frames, open(log, "a", encoding="utf-8") as lines:
-            write(frames, snapshot(atoms), format="extxyz")
-            print(json.dumps(numbers._asdict()), file=lines)
-
-    return observe
+    return EachRecorder(Path(folder), overwrite, resume)

@@ -21,6 +21,7 @@ from macejax.simulate.many.drive import Job, OnEnd, OnFrame, Summary, drive, eng
 from macejax.simulate.many.dynamics import Ensemble, rule
 from macejax.simulate.many.fields import Fields, start
 from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
+from macejax.simulate.many.state import Outputs, Saver, StateFile, check_state, conditions_of, resume
 from macejax.simulate.many.systems import (
     atoms_of,
     check_run,
@@ -32,6 +33,7 @@ from macejax.simulate.many.systems import (
 )
 from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Stop, Thermo, thermalize, thermo
 from macejax.simulate.policy import device_policy
+from macejax.simulate.signed import FilePath
 
 PROGRAMS = 8  # that are kept
 CHUNK = 64  # steps from one look of the host to the next, at most
@@ -73,6 +75,10 @@ def run_many(
     every: int = 10,
     observe: Callable[[int, Atoms, Thermo], None] | None = None,
     stop: Stop | None = None,
+    state_file: FilePath | None = None,
+    save_every: int = 1000,
+    restart: bool = False,
+    outputs: Outputs = dict,
     keep_frames: bool = True,
     names: Sequence[str] | None = None,
     max_temperature: float | None = None,
@@ -102,7 +108,12 @@ def run_many(
       seed: of velocities, thermostat and barostat; of one number, system k has `seed + k`.
       every: steps from frame to frame; step 0 and the last one always are frames.
       observe: called with the place of the system, its atoms and its Thermo at every frame, in order of steps for each system.
-      stop: asked before every chunk of steps; a reason ends all systems where they are, each with a last frame, and is in their `stopped`.
+      stop: asked before every chunk of steps; a reason ends all systems where they are, and is in their `stopped`. They have a last frame
+        where there is no `state_file`.
+      state_file: where the state of all is saved, whenever one has gone `save_every` steps, and at the end.
+      restart: go on from `state_file`: on one machine, a run that was stopped and gone on with has the bits of one that was not. Conditions
+        must be as they were, apart from `steps`. Frames of before are not shown again, and not among the results.
+      outputs: what the output files are and how many bytes each has, to be kept in the state file (`record_each`).
       keep_frames: whether `frames` holds them too.
       names: what sentences call the systems; by default their place and formula.
       max_temperature: K; hotter systems are stopped. By default ten times the target, or the start.
@@ -118,7 +129,8 @@ def run_many(
 
     Raises:
       ConfigError: options that are wrong, or that would do nothing in this ensemble.
-      DataError: a structure that cannot be used, named.
+      DataError: a structure that cannot be used, named; a state file that is damaged or of another run.
+      SimulationError: the state file could not be written.
     """
     options = {
         "timestep": timestep,
@@ -133,6 +145,7 @@ def run_many(
     of_npt = {"pressure": pressure, "barostat_time": barostat_time, "compressibility": compressibility, "free_shape": free_shape or None}
     _check_ensemble(ensemble, of_npt, relaxation_time)
     check_run(len(systems), steps, every, skin, batch_atoms)
+    check_state(state_file, save_every, restart)
     policy = device_policy(dtype, site_energy)
     models, lanes = lanes_of(model, len(systems), head)
     config = models[0].config
@@ -144,7 +157,23 @@ def run_many(
     with jax.enable_x64(True):
         program = _program(config, site_energy, ensemble, free_shape, policy.parameters, policy.products, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
-        summary = drive(jobs, engine_for(program, models, policy.parameters, chunk, batch_atoms), on_frame, on_end, stop)
+        engine = engine_for(program, models, policy.parameters, chunk, batch_atoms)
+        save, slots = None, 0
+        if state_file is not None:
+            of_run: dict[str, Any] = {
+                "ensemble": ensemble,
+                "free_shape": free_shape,
+                "every": every,
+                "skin": float(skin),
+                "batch_atoms": batch_atoms,
+            }
+            of_run |= {"dtype": policy.compute or policy.parameters}
+            file = StateFile(state_file, save_every, conditions_of(models, jobs, **of_run), outputs)
+            if restart:
+                slots = resume(file, jobs, engine, steps)
+                _limit(jobs, settings)
+            save = Saver(file, jobs)
+        summary = drive(jobs, engine, on_frame, on_end, stop, save, slots)
     return Runs(runs, summary)
 
 
@@ -221,6 +250,13 @@ def _job(config: ModelConfig, plan: _Plan, k: int, name: str, atoms: Atoms, lane
     has_volume = volume(structure.cell) > 0
     state = start(structure.positions, structure.cell, free, has_volume, plan.steps, plan.every, nodes, of_system)
     return Job(k, name, structure, lane, state, plan.skin, plan.skin)
+
+
+def _limit(jobs: Sequence[Job], settings: Sequence[dict[str, Any]]) -> None:
+    """Of a run that goes on, where it is to be stopped from now on."""
+    for job, each in zip(jobs, settings, strict=True):
+        if each["max_temperature"] is not None:
+            job.state = job.state.update(hottest=np.float64(units.kB * each["max_temperature"]))
 
 
 def _check_ensemble(ensemble: str, of_npt: dict[str, Any], relaxation_time: Any) -> None:
