@@ -4,7 +4,8 @@
 # Parts: beside (the peers), md, where (the time goes), size, tests; all of them where none is named. PYTHON needs macejax with jax for CUDA,
 # and, to be compared with, mlip with e3j-ops and mace-torch with cuequivariance (0.7.0 for mace-torch 0.3.16).
 # Compiling takes most of the time: half a minute to a minute for each program of macejax, more for mlip's. Not several at once: they try
-# kernels on the same device, and six together take more than three times as long. CACHE names a folder that keeps what is compiled.
+# kernels on the same device, and six together take more than three times as long. CACHE names a folder that keeps what is compiled, LIMIT
+# the seconds after which one line of the table is given up.
 set -u
 OUT=$1
 PY=${2:-python3}
@@ -12,16 +13,18 @@ PARTS=${*:3}
 HERE=$(dirname "$0")
 mkdir -p "$OUT"
 CACHE=${CACHE:-$(mktemp -d)}
+LIMIT=${LIMIT:-600}
+for name in $PARTS; do [[ " beside md where size tests " == *" $name "* ]] || { echo "$name is no part: beside, md, where, size, tests." >&2; exit 2; }; done
 export XLA_PYTHON_CLIENT_PREALLOCATE=false MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 PYTHONUNBUFFERED=1
 export JAX_COMPILATION_CACHE_DIR=$CACHE JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 
 part() { [ -z "$PARTS" ] || [[ " $PARTS " == *" $1 "* ]]; }
-run() { "$PY" "$HERE/run.py" --set device --model L1 --mlip "$PY" --cache "$CACHE" --systems "$1" --output "$OUT/$1.json" 2>&1 | tee -a "$OUT/log"; }
+run() { timeout "$LIMIT" "$PY" "$HERE/run.py" --set device --model L1 --mlip "$PY" --cache "$CACHE" --systems "$1" --output "$OUT/$1.json" 2>&1 | tee -a "$OUT/log"; }
 md() {
-  "$PY" "$HERE/../md_engines/run.py" --mlip "$PY" --engines "bare forces" device mlip --channels 128 --systems "$1" --steps 100 --repeats 3 \
+  timeout "$LIMIT" "$PY" "$HERE/../md_engines/run.py" --mlip "$PY" --engines "bare forces" device mlip --channels 128 --systems "$1" --steps 100 --repeats 3 \
     --cache "$CACHE" --output "$OUT/md.json" 2>&1 | tee -a "$OUT/log"
 }
-show() { "$PY" "$HERE/hotspots.py" "$@" 2>&1 | tee -a "$OUT/hotspots" | grep us/atom; }
+show() { timeout "$LIMIT" "$PY" "$HERE/hotspots.py" "$@" 2>&1 | tee -a "$OUT/hotspots" | grep us/atom; }
 
 if part beside; then for system in water-192 water-10125 water-1536 aspirin-10; do run $system; done; fi
 if part md; then for system in water-192 water-1536; do md $system; done; fi

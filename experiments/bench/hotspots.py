@@ -70,18 +70,18 @@ def measure(system: str, options: argparse.Namespace) -> None:
 
     atoms = sum(len(structure.numbers) for structure in structures)
     median = _median(call)
-    error = ""
+    more = ""
     if loop is not None:
         each = _median(lambda: jax.block_until_ready(loop(model.params, batch))) / options.loop
-        error = f"{1000 * each:.2f} ms in a loop, "
+        more = f"{1000 * each:.2f} ms in a loop, "
     if options.precision != "highest" or options.table:
         exact = jax.jit(partial(macejax.predict, macejax.build(config).apply))(exact_model.params, batch).forces[:atoms]
         difference = np.abs(compiled(model.params, batch).forces[:atoms] - exact).max() / np.sqrt(np.mean(exact**2))
-        error += f"{options.precision}{', table' * options.table}: largest error of a force {difference:.1e} rms, "
+        more += f"{options.precision}{', table' * options.table}: largest error of a force {difference:.1e} rms, "
     plain = " plain" if options.plain else ""
     print(
         f"{jax.devices()[0].device_kind} {system} {options.model} {options.dtype}{plain}: {1000 * median:.2f} ms, "
-        f"{1e6 * median / atoms:.2f} us/atom, {error}{atoms} atoms, {len(batch.senders) // len(batch.nodes['species'])} slots, "
+        f"{1e6 * median / atoms:.2f} us/atom, {more}{atoms} atoms, {len(batch.senders) // len(batch.nodes['species'])} slots, "
         f"lowering {traced - begun:.1f} s, compile {ended - traced:.1f} s, "
         f"temporaries {compiled.memory_analysis().temp_size_in_bytes / 2**20:.0f} MB",
         flush=True,

@@ -32,14 +32,15 @@ def main() -> None:
     results = [json.loads(file.read_text()) for file in files]
     rows = [row | {"machine": result["machine"]} for result in results for row in result["rows"]]
     rows, on_gpu = [row for row in rows if row["machine"]["device"] == "cpu"], [row for row in rows if row["machine"]["device"] != "cpu"]
-    peers = [row for row in rows if _case(row) in PEERS]
-    fill(HERE / "README.md", "peers", table(peers))
-    fill(HERE / "README.md", "further", table([row for row in rows if _case(row) in FURTHER]))
-    fill(HERE / "README.md", "family", table([row for row in rows if _case(row) in FAMILY]))
-    fill(HERE / "README.md", "sizes", sizes([row for row in rows if _case(row) in SIZES]))
-    fill(HERE / "README.md", "gpu", table(on_gpu))
-    fill(HERE.parent.parent / "README.md", "speed", table(peers))
-    draw(rows, HERE / "results" / "sizes.png")
+    sets = {"peers": PEERS, "further": FURTHER, "family": FAMILY, "sizes": SIZES}
+    of_sets = {name: [row for row in rows if _case(row) in cases] for name, cases in sets.items()} | {"gpu": on_gpu}
+    for name, found in of_sets.items():
+        if found:  # a table stays as it was where these files have nothing for it
+            fill(HERE / "README.md", name, sizes(found) if name == "sizes" else table(found))
+    if of_sets["peers"]:
+        fill(HERE.parent.parent / "README.md", "speed", table(of_sets["peers"]))
+    if rows:
+        draw(rows, HERE / "results" / "sizes.png")
 
 
 def fill(path: Path, name: str, text: str) -> None:
@@ -82,7 +83,7 @@ def sizes(rows: list[dict[str, Any]]) -> str:
         ours = row["programs"]["macejax"]
         lines.append(
             f"| {row['system'].split('-')[0]}, {row['model']} | {row['atoms']} | {ours['us_per_atom']:.0f} "
-            f"| {ours['peak_mb'] - ours['base_mb']:.0f} MB | {ours['compile_s']:.1f} s |"
+            f"| {ours['peak_mb'] - ours['base_mb']:.0f} MB | {'–' if ours['compile_s'] is None else format(ours['compile_s'], '.1f') + ' s'} |"
         )
     return "\n".join(lines) + "\n"
 

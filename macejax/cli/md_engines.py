@@ -85,7 +85,7 @@ def _on_device(run: Run, state: Path | None, save_every: int, restart: bool) -> 
     from macejax.cache import compilations
     from macejax.cli.progress import progress
     from macejax.simulate import recorder, run_on_device
-    from macejax.simulate.restart import load_outputs
+    from macejax.simulate.signed import load_outputs
     from macejax.train.guard import stop_on_signal
 
     (atoms,), model = run.starts, _loaded(run)
@@ -121,16 +121,16 @@ def _many(run: Run, state: Path | None, save_every: int, restart: bool) -> tuple
     from macejax.cli.progress import progress
     from macejax.simulate import run_many
     from macejax.simulate.many import record_each
-    from macejax.simulate.many.state import load_many_outputs
     from macejax.simulate.report import HEAD, Told
+    from macejax.simulate.signed import load_outputs
     from macejax.train.guard import stop_on_signal
     from macejax.train.table import Table, plain
 
     options = run.ensemble._asdict()
     del options["thermostat"]
-    record = record_each(run.output, run.overwrite, load_many_outputs(state) if restart else None)
+    record = record_each(run.output, run.overwrite, load_outputs(state) if restart else None)
     steps = len(run.starts) * run.steps
-    reached = [0] * len(run.starts)
+    reached = [seen[-1].step if (seen := _thermo(record.log(k))) else 0 for k in range(len(run.starts))]
     with stop_on_signal() as stop, progress("md", steps) as show:
 
         def observe(place: int, atoms: Atoms, state: Thermo) -> None:
@@ -143,8 +143,7 @@ def _many(run: Run, state: Path | None, save_every: int, restart: bool) -> tuple
         options |= {"state_file": state, "save_every": save_every, "restart": restart, "outputs": record.sizes}
         runs = run_many(_loaded(run), run.starts, run.steps, **options).runs
         reason = stop()
-    logs = [run.output / f"{place}.jsonl" for place in range(len(runs))]
-    told = [Told(each.name, len(each.atoms), _thermo(log), each.stopped) for each, log in zip(runs, logs, strict=True)]
+    told = [Told(each.name, len(each.atoms), _thermo(record.log(k)), each.stopped) for k, each in enumerate(runs)]
     typer.echo(plain(Table(list(HEAD), [each.cells() for each in told])))
     typer.echo(f"Written to {run.output}: k.xyz and k.jsonl of structure k, counted from 0.")
     if reason:
@@ -160,13 +159,13 @@ def _told(run: Run, reason: str | None) -> Told:
     return Told(run.names[0], len(run.starts[0]), _thermo(run.log), f"stopped by {reason}" if reason else "")
 
 
-def _thermo(log: Path) -> list[Thermo]:
+def _thermo(log: Path | None) -> list[Thermo]:
     """What a log has of a run, of all its parts where it was gone on with; nothing where there is none."""
     import json
 
     from macejax.simulate.md import Thermo
 
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log is not None else []
     return [Thermo(**json.loads(line)) for line in lines]
 
 

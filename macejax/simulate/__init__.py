@@ -7,6 +7,7 @@ from macejax.simulate.many import relax_many, run_many
 from macejax.simulate.md import SimulationError, Thermo, run_md
 from macejax.simulate.record import recorder
 from macejax.simulate.relax import Relaxation, relax
+from macejax.simulate.signed import load_outputs
 
 __all__ = [
     "Calculator",
@@ -15,6 +16,7 @@ __all__ = [
     "Relaxation",
     "SimulationError",
     "Thermo",
+    "load_outputs",
     "recorder",
     "relax",
     "relax_many",

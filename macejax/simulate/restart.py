@@ -11,10 +11,10 @@ from macejax.config import ConfigError
 from macejax.data.structure import DataError
 from macejax.simulate.integrators import State
 from macejax.simulate.row_list import ListShape, RowList
-from macejax.simulate.signed import DAMAGE, FilePath, damaged, read_signed, write_signed
+from macejax.simulate.signed import DAMAGE, ONE, FilePath, damaged, read_signed, write_signed
 from macejax.simulate.system import Evaluation
 
-KIND, FORMAT = "macejax_md", 2
+FORMAT = 2
 
 
 class Saved(NamedTuple):
@@ -33,7 +33,7 @@ def save_state(path: FilePath, saved: Saved) -> None:
       OSError: the disk refuses.
     """
     header = {"format": FORMAT, "conditions": saved.conditions, "outputs": saved.outputs, "shape": saved.rows.shape._asdict()}
-    write_signed(path, KIND, header, _tensors(saved))
+    write_signed(path, ONE, header, _tensors(saved))
 
 
 def load_state(path: FilePath) -> Saved:
@@ -42,7 +42,7 @@ def load_state(path: FilePath) -> Saved:
     Raises:
       FileNotFoundError: there is none. DataError: it is damaged, or no state file.
     """
-    header, arrays = read_signed(path, KIND, FORMAT)
+    header, arrays = read_signed(path, ONE, FORMAT)
     try:
         tensors = {name: jnp.asarray(value) for name, value in arrays.items()}
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in header["shape"].items()}
@@ -61,30 +61,12 @@ def compare(saved: Saved, conditions: dict[str, Any], steps: int, path: FilePath
     Raises:
       DataError: a condition that differs, named. ConfigError: the state is beyond `steps`.
     """
-    compare_conditions(saved.conditions, conditions, path)
+    for name, value in conditions.items():
+        if saved.conditions.get(name) != value:
+            was = "another" if isinstance(value, list | dict) else f"{saved.conditions.get(name)}, not {value}"
+            raise DataError(f"{path}: is of a run that cannot go on like this; its {name} was {was}.")
     if int(saved.state.step) > steps:
         raise ConfigError(f"{path} is at step {int(saved.state.step)} already, beyond the {steps} steps that are asked for.")
-
-
-def compare_conditions(saved: dict[str, Any], conditions: dict[str, Any], path: FilePath) -> None:
-    """Refuse to go on under other conditions.
-
-    Raises:
-      DataError: a condition that differs, named.
-    """
-    for name, value in conditions.items():
-        if saved.get(name) != value:
-            was = "another" if isinstance(value, list | dict) else f"{saved.get(name)}, not {value}"
-            raise DataError(f"{path}: is of a run that cannot go on like this; its {name} was {was}.")
-
-
-def load_outputs(path: FilePath) -> dict[str, int]:
-    """How many bytes each output file had when the state was saved.
-
-    Raises:
-      As `load_state`.
-    """
-    return read_signed(path, KIND, FORMAT)[0]["outputs"]
 
 
 def _tensors(saved: Saved) -> dict[str, Any]:

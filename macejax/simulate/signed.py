@@ -18,6 +18,8 @@ from macejax.data.structure import DataError
 
 DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 FilePath = str | os.PathLike[str]
+ONE, MANY = "macejax_md", "macejax_many"
+KINDS = {ONE: "the state of a run of one structure", MANY: "the state of a run of several structures"}
 
 
 def write_signed(path: FilePath, kind: str, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
@@ -38,25 +40,39 @@ def read_signed(path: FilePath, kind: str, version: int) -> tuple[dict[str, Any]
       FileNotFoundError: there is none. DataError: it is damaged, or a file of another kind.
     """
     content = Path(path).read_bytes()
+    header = _header(path, content, kind)
+    if header.get("format") != version:
+        raise DataError(f"{path}: has format {header.get('format')}; this version of macejax reads {version}.")
+    return header, load(content)
+
+
+def load_outputs(path: FilePath) -> dict[str, int]:
+    """How many bytes each output file had when a state was saved, of one system (`run_on_device`) or of many (`run_many`).
+
+    Raises:
+      FileNotFoundError: there is no such file. DataError: it is damaged, or no state.
+    """
+    return _header(path, Path(path).read_bytes(), None)["outputs"]
+
+
+def _header(path: FilePath, content: bytes, kind: str | None) -> dict[str, Any]:
     try:
         length = int.from_bytes(content[:8], "little")
-        signed = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][kind])
-        header = signed["header"]
-        whole = _digest(header, content) == signed["sha256"]
-        if not whole:
-            raise DataError(f"{path}: is damaged: its contents do not agree with their checksum.")
-        if header["format"] != version:
-            raise DataError(f"{path}: has format {header['format']}; this version of macejax reads {version}.")
-        return header, load(content)
+        (found, text), *_ = json.loads(content[8 : 8 + length])["__metadata__"].items()
+        signed = json.loads(text)
+        whole = _digest(signed["header"], content) == signed["sha256"]
     except DAMAGE as error:
-        if isinstance(error, DataError):
-            raise
         raise damaged(path, error) from error
+    if not whole:
+        raise DataError(f"{path}: is damaged: its contents do not agree with their checksum.")
+    if kind not in (None, found) or found not in KINDS:
+        raise DataError(f"{path}: is {KINDS.get(found, 'no state of a simulation')}, not {KINDS.get(kind, 'such a state')}.")
+    return signed["header"]
 
 
 def damaged(path: FilePath, error: Exception) -> DataError:
     """What to say of a file that is not what it should be."""
-    return DataError(f"{path}: is damaged, or not the state of such a simulation ({type(error).__name__}).")
+    return DataError(f"{path}: is damaged, or not the state of a simulation ({type(error).__name__}).")
 
 
 def _digest(header: Mapping[str, Any], content: bytes) -> str:

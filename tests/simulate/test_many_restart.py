@@ -9,9 +9,8 @@ import pytest
 
 from macejax.config import ConfigError
 from macejax.data.structure import DataError
-from macejax.simulate import run_on_device
+from macejax.simulate import SimulationError, load_outputs, run_on_device
 from macejax.simulate.many import record_each, run_many
-from macejax.simulate.many.state import load_many_outputs
 from tests.simulate.test_many_md import copper, zoo
 from tests.simulate.toy import morse, toy_model
 
@@ -62,7 +61,7 @@ def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(tmp_path, ensem
 def test_files_of_a_killed_run_go_on_where_its_state_was_saved(tmp_path):
     state, frames = tmp_path / "md.state", 0
 
-    def simulate(folder, resume=None, fail_at=None):
+    def simulate(folder, resume=None, fail_at=None, steps=24):
         nonlocal frames
         record, frames = record_each(tmp_path / folder, resume=resume), 0
 
@@ -74,25 +73,30 @@ def test_files_of_a_killed_run_go_on_where_its_state_was_saved(tmp_path):
             record(place, atoms, seen)
 
         options = HOT | {"batch_atoms": 12, "state_file": state, "save_every": 8, "outputs": record.sizes, "observe": observe}
-        return run_many(toy_model(), zoo(), 24, ensemble="nvt", restart=resume is not None, **options)
+        return run_many(toy_model(), zoo(), steps, ensemble="nvt", restart=resume is not None, **options)
 
     def contents(folder):
         return {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
 
     simulate("whole")
     state.unlink()
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SimulationError, match=r"system 3 \(Cu8\), step 4: an output could not be written.*No space left.*md.state holds"):
         simulate("killed", fail_at=20)
-    saved = load_many_outputs(state)
+    saved = load_outputs(state)
     assert contents("killed").keys() >= saved.keys()
     assert any(len(contents("killed")[name]) > size for name, size in saved.items())
     simulate("killed", resume=saved)
     assert contents("killed") == contents("whole")
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "2.jsonl").read_text().splitlines()]
     assert steps == list(range(0, 25, 4))
+    saved, before = load_outputs(state), contents("killed")
+    with pytest.raises(ConfigError, match="beyond the 20 steps"):  # what is refused changes no file
+        simulate("killed", resume={name: size - 1 for name, size in saved.items()}, steps=20)
+    assert contents("killed") == before
     (tmp_path / "killed" / "0.xyz").write_text("")
     with pytest.raises(DataError, match="0.xyz has 0 bytes, but had"):
-        simulate("killed", resume=load_many_outputs(state))
+        simulate("killed", resume=saved)
+    assert contents("killed") == before | {"0.xyz": b""}
 
 
 def test_a_run_may_go_on_beyond_its_end(tmp_path):
@@ -111,7 +115,7 @@ def test_a_run_may_go_on_beyond_its_end(tmp_path):
 
 def test_one_that_exploded_stays_where_it_was(tmp_path):
     systems, state = [copper(), copper(amplitude=0.1, seed=1)], tmp_path / "md.state"
-    options = HOT | {"max_temperature": [1.0, 9000.0], "state_file": state}
+    options = HOT | {"max_temperature": [1.0, 9000.0], "state_file": state, "every": np.int64(4), "skin": np.float32(0.25)}
     first = run_many(toy_model(), systems, 20, **options, stop=at_call(3)).runs
     found = run_many(toy_model(), systems, 20, **options, restart=True).runs
     assert "exploded" in first[0].stopped and found[0].stopped == first[0].stopped and bits(found[0].atoms) == bits(first[0].atoms)
@@ -129,8 +133,11 @@ def test_a_damaged_or_foreign_state_is_refused(tmp_path):
         run_many(toy_model(), systems, 8, **options, restart=True)
     run_many(toy_model(), systems, 8, **options)
     foreign = {
-        "its systems was another": {"systems": [copper(), copper((2, 1, 1))]},
-        "its models was another": {"model": toy_model(depth=0.1)},
+        r"system 1 \(Cu8\) was another system": {"systems": [copper(), copper((2, 1, 1))]},
+        r"system 0 \(Cu4\) was another system, or started elsewhere": {"systems": systems[::-1]},
+        "has 2 systems, not 1": {"systems": systems[:1]},
+        r"the temperature of system 1 \(Cu4\) was 900.0, not 300.0": {"temperature": [900.0, 300.0]},
+        "it had another model": {"model": toy_model(depth=0.1)},
         "its every was 4, not 2": {"every": 2},
         "its ensemble was nve, not nvt": {"ensemble": "nvt"},
     }
@@ -146,5 +153,5 @@ def test_a_damaged_or_foreign_state_is_refused(tmp_path):
     with pytest.raises(DataError, match="do not agree with their checksum"):
         run_many(toy_model(), systems, 8, **options, restart=True)
     run_on_device(toy_model(), copper(), 2, site_energy=morse, state_file=state)
-    with pytest.raises(DataError, match="not the state of such a simulation"):
+    with pytest.raises(DataError, match="is the state of a run of one structure, not the state of a run of several"):
         run_many(toy_model(), systems, 8, **options, restart=True)

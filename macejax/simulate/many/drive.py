@@ -110,7 +110,7 @@ def drive(
         job.stopped = reason
         on_end(job, reason)
 
-    fresh = [job for job in jobs if job.listed is None]
+    fresh = [job for job in jobs if job.listed is None and job.stopped is None]
     for job in fresh:
         _make_list(job, engine)
     program, before = engine.program, engine.program.compilations()

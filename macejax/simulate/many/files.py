@@ -12,6 +12,7 @@ from typing import Any
 from ase import Atoms
 from ase.io import write
 
+from macejax.checkpoint.atomic import sync_directory
 from macejax.data.structure import DataError
 from macejax.simulate.many.relax import Relaxed
 from macejax.simulate.record import late_file, read_frames, refuse_existing, refuse_other_formats, snapshot
@@ -85,11 +86,13 @@ def saving(
 class EachRecorder:
     """An `observe` for `run_many` or `relax_many` that keeps a trajectory and a log of each system; made by `record_each`."""
 
-    def __init__(self, folder: Path, overwrite: bool, resume: Mapping[str, int] | None) -> None:
-        self._folder, self._overwrite = folder, overwrite or resume is not None
-        self._begun: set[str] = set(resume or ())
-        for name, size in (resume or {}).items():
-            self._cut(folder / name, size)
+    def __init__(self, folder: Path, overwrite: bool, resume: Mapping[str, int]) -> None:
+        self._folder, self._overwrite = folder, overwrite or bool(resume)
+        self._sizes, self._to_cut, self._changed = dict(resume), dict(resume), set[str]()
+        for path, size in ((folder / name, size) for name, size in resume.items()):
+            there = path.stat().st_size if path.exists() else 0
+            if there < size:
+                raise DataError(f"{path} has {there} bytes, but had {size} when the state was saved: it is not the file of that run.")
 
     def __call__(self, place: int, atoms: Atoms, numbers: Any) -> None:
         """Append a frame of the system at this place."""
@@ -98,30 +101,38 @@ class EachRecorder:
             write(frames, snapshot(atoms), format="extxyz")
             print(json.dumps(numbers._asdict()), file=lines)
 
+    def log(self, place: int) -> Path | None:
+        """The log of a system; None where there is no frame of it."""
+        return self._folder / f"{place}.jsonl" if f"{place}.jsonl" in self._sizes else None
+
     def sizes(self) -> dict[str, int]:
         """Bytes of every file, each made sure to be on the disk: what a restart begins behind."""
-        found = {}
-        for name in sorted(self._begun):
+        self._cut()
+        for name in self._changed:
             with open(self._folder / name, "rb") as file:
                 os.fsync(file.fileno())
-                found[name] = os.fstat(file.fileno()).st_size
-        return found
+                self._sizes[name] = os.fstat(file.fileno()).st_size
+        if self._changed:
+            sync_directory(self._folder)
+        self._changed.clear()
+        return dict(self._sizes)
 
     def _begin(self, name: str) -> Path:
+        self._cut()
         path = self._folder / name
-        if name not in self._begun:
+        if name not in self._sizes:
             self._folder.mkdir(parents=True, exist_ok=True)
             refuse_existing((path,), self._overwrite, "choose another folder")
             path.write_text("", encoding="utf-8")
-            self._begun.add(name)
+            self._sizes[name] = 0
+        self._changed.add(name)
         return path
 
-    @staticmethod
-    def _cut(path: Path, size: int) -> None:
-        there = path.stat().st_size if path.exists() else 0
-        if there < size:
-            raise DataError(f"{path} has {there} bytes, but had {size} when the state was saved: it is not the file of that run.")
-        os.truncate(path, size)
+    def _cut(self) -> None:
+        """At the first frame, and not before: a run that is refused leaves files as they were."""
+        for name, size in self._to_cut.items():
+            os.truncate(self._folder / name, size)
+        self._to_cut.clear()
 
 
 def record_each(folder: Path | str, overwrite: bool = False, resume: Mapping[str, int] | None = None) -> EachRecorder:
@@ -133,10 +144,10 @@ def record_each(folder: Path | str, overwrite: bool = False, resume: Mapping[str
     Args:
       folder: made where it is not there.
       overwrite: replace files that exist.
-      resume: go on with files that exist, cut to these sizes (`EachRecorder.sizes`); what a killed run wrote after them is done again.
+      resume: go on with files that exist, cut to these sizes (`load_outputs`); what a killed run wrote after them is done again.
 
     Raises:
       DataError: a file to go on with is missing, or shorter than it was.
       FileExistsError (when called): a file of an earlier run is there, and neither `overwrite` nor `resume` is set.
     """
-    return EachRecorder(Path(folder), overwrite, resume)
+    return EachRecorder(Path(folder), overwrite, resume or {})

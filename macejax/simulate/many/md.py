@@ -31,7 +31,7 @@ from macejax.simulate.many.systems import (
     settings_of,
     site_energy_of,
 )
-from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, Stop, Thermo, thermalize, thermo
+from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, SimulationError, Stop, Thermo, thermalize, thermo
 from macejax.simulate.policy import device_policy
 from macejax.simulate.signed import FilePath
 
@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
     name: str
     atoms: Atoms  # where it ended, with momenta, energy, forces and stress
-    thermo: list[Thermo]  # of every frame
+    thermo: list[Thermo]  # of every frame of this call
     frames: list[Atoms]  # likewise; empty where they were not to be kept
     stopped: str  # why it ended early, in a sentence; "" where it did not
 
@@ -116,7 +116,7 @@ def run_many(
       outputs: what the output files are and how many bytes each has, to be kept in the state file (`record_each`).
       keep_frames: whether `frames` holds them too.
       names: what sentences call the systems; by default their place and formula.
-      max_temperature: K; hotter systems are stopped. By default ten times the target, or the start.
+      max_temperature: K; hotter systems are stopped. By default ten times the target, or the start; of a run that goes on, what it was.
       dtype: of the model: float64, float32, on a GPU tf32x3 or tf32, there and on a TPU bf16, or a `macejax.Precision`;
         positions, momenta and sums over atoms are float64 in any case.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
@@ -130,7 +130,7 @@ def run_many(
     Raises:
       ConfigError: options that are wrong, or that would do nothing in this ensemble.
       DataError: a structure that cannot be used, named; a state file that is damaged or of another run.
-      SimulationError: the state file could not be written.
+      SimulationError: an output or the state file could not be written.
     """
     options = {
         "timestep": timestep,
@@ -151,24 +151,18 @@ def run_many(
     config = models[0].config
     images = [atoms.copy() for atoms in systems]
     settings = settings_of(options, len(images))
-    plan = _Plan(ensemble, steps, every, skin)
+    plan = _Plan(ensemble, int(steps), int(every), float(skin))  # as JSON has them, of whichever type they were
     jobs = [_job(config, plan, *each) for each in zip(range(len(images)), names_of(images, names), images, lanes, settings, strict=True)]
-    runs, on_frame, on_end = _collector(config, images, jobs, settings, observe, keep_frames)
+    runs, on_frame, on_end = _collector(config, images, jobs, settings, observe, keep_frames, state_file)
     with jax.enable_x64(True):
         program = _program(config, site_energy, ensemble, free_shape, policy.parameters, policy.products, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
         engine = engine_for(program, models, policy.parameters, chunk, batch_atoms)
         save, slots = None, 0
         if state_file is not None:
-            of_run: dict[str, Any] = {
-                "ensemble": ensemble,
-                "free_shape": free_shape,
-                "every": every,
-                "skin": float(skin),
-                "batch_atoms": batch_atoms,
-            }
-            of_run |= {"dtype": policy.compute or policy.parameters}
-            file = StateFile(state_file, save_every, conditions_of(models, jobs, **of_run), outputs)
+            of_run: dict[str, Any] = {"ensemble": ensemble, "free_shape": bool(free_shape), "dtype": policy.compute or policy.parameters}
+            of_run |= {"every": int(every), "skin": float(skin), "batch_atoms": int(batch_atoms)}
+            file = StateFile(state_file, save_every, conditions_of(models, jobs, settings, **of_run), outputs)
             if restart:
                 slots = resume(file, jobs, engine, steps)
                 _limit(jobs, settings)
@@ -193,6 +187,7 @@ def _collector(
     settings: Sequence[dict[str, Any]],
     observe: Callable[[int, Atoms, Thermo], None] | None,
     keep_frames: bool,
+    state_file: FilePath | None,
 ) -> tuple[list[Any], OnFrame, OnEnd]:
     """A list that fills with the Run of each system, and the two functions that fill it as `drive` calls them."""
     e0s = [e0_of(job.structure, config) for job in jobs]
@@ -207,7 +202,18 @@ def _collector(
         if keep_frames:
             frames[k].append(atoms)
         if observe is not None:
-            observe(k, atoms, thermos[k][-1])
+            try:
+                observe(k, atoms, thermos[k][-1])
+            except FileExistsError:
+                raise
+            except OSError as error:
+                step, kept = (
+                    thermos[k][-1].step,
+                    "" if state_file is None else f" {state_file} holds the state as it was saved last, if it was.",
+                )
+                raise SimulationError(
+                    f"{job.name}, step {step}: an output could not be written, and the run ends here: {error}.{kept}"
+                ) from error
 
     def on_end(job: Job, stopped: str) -> None:
         k = job.index

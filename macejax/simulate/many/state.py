@@ -15,10 +15,11 @@ from macejax.model.model import Model
 from macejax.simulate.many.drive import Engine, Job, list_of
 from macejax.simulate.many.fields import Fields
 from macejax.simulate.md import SimulationError
-from macejax.simulate.restart import compare_conditions
-from macejax.simulate.signed import DAMAGE, FilePath, damaged, read_signed, write_signed
+from macejax.simulate.signed import DAMAGE, MANY, FilePath, damaged, read_signed, write_signed
 
-KIND, FORMAT = "macejax_many", 1
+FORMAT = 1
+OF_ENSEMBLE = ("timestep", "temperature", "relaxation_time", "pressure", "barostat_time", "compressibility", "seed")
+OF_JOB = ("skin", "recorded", "listed_at", "stopped")
 Outputs = Callable[[], dict[str, int]]
 
 
@@ -27,7 +28,7 @@ class StateFile(NamedTuple):
 
     path: FilePath
     every: int  # steps of a system from one save to the next
-    conditions: dict[str, Any]  # of the run: what must be the same when it goes on
+    conditions: dict[str, Any]  # of the run: what must be the same when it goes on; JSON
     outputs: Outputs  # bytes that each output file has
 
 
@@ -59,7 +60,7 @@ class Saver:
         now = [_step(job) for job in jobs]
         if not over and not any(step - before >= self._file.every for step, before in zip(now, self._saved, strict=True)):
             return
-        of_jobs = [{name: getattr(job, name) for name in ("skin", "recorded", "listed_at", "stopped")} for job in jobs]
+        of_jobs = {name: [getattr(job, name) for job in jobs] for name in OF_JOB}
         try:
             header = {
                 "format": FORMAT,
@@ -68,7 +69,7 @@ class Saver:
                 "slots": slots,
                 "jobs": of_jobs,
             }
-            write_signed(self._file.path, KIND, header, _arrays(jobs))
+            write_signed(self._file.path, MANY, header, _arrays(jobs))
         except OSError as error:
             path = self._file.path
             raise SimulationError(
@@ -83,38 +84,34 @@ def resume(file: StateFile, jobs: Sequence[Job], engine: Engine, steps: int) -> 
     Raises:
       FileNotFoundError: there is none. DataError: it is damaged, or of another run. ConfigError: a job is beyond `steps`.
     """
-    header, arrays = read_signed(file.path, KIND, FORMAT)
-    compare_conditions(header.get("conditions", {}), file.conditions, file.path)
+    header, arrays = read_signed(file.path, MANY, FORMAT)
+    _compare(header.get("conditions", {}), file.conditions, [job.name for job in jobs], file.path)
+    ends = np.cumsum([job.size for job in jobs]).tolist()
     try:
-        for k, (job, about) in enumerate(zip(jobs, header["jobs"], strict=True)):
-            nodes = {name: arrays[f"{k}.nodes.{name}"] for name in job.state.nodes}
-            of_system = {name: arrays[f"{k}.globals.{name}"][()] for name in job.state.globals}
-            step = int(of_system["step"])
-            if step > steps:
-                raise ConfigError(f"{file.path}: {job.name} is at step {step} already, beyond the {steps} steps that are asked for.")
-            job.state = Fields(nodes, of_system).update(total=np.int32(steps))
-            job.skin, job.recorded, job.listed_at, job.stopped = (about[x] for x in ("skin", "recorded", "listed_at", "stopped"))
-            if job.stopped == "" and step < steps:
-                job.stopped = None  # it came to its end, which is no longer the end
-            job.listed_from = arrays[f"{k}.listed.positions"], arrays[f"{k}.listed.cell"]
-            job.listed = list_of(job, *job.listed_from, engine)
-        return int(header["slots"])
+        states = []
+        for k, (job, end) in enumerate(zip(jobs, ends, strict=True)):
+            nodes = {name: arrays[f"nodes.{name}"][end - job.size : end] for name in job.state.nodes}
+            state = Fields(nodes, {name: arrays[f"globals.{name}"][k] for name in job.state.globals})
+            listed_from = arrays["listed.positions"][end - job.size : end], arrays["listed.cell"][k]
+            states.append((state, listed_from, {name: header["jobs"][name][k] for name in OF_JOB}))
+        slots = int(header["slots"])
     except DAMAGE as error:
-        if isinstance(error, ConfigError | DataError):
-            raise
         raise damaged(file.path, error) from error
+    for job, (state, listed_from, about) in zip(jobs, states, strict=True):
+        step = int(state.globals["step"])
+        if step > steps:
+            raise ConfigError(f"{file.path}: {job.name} is at step {step} already, beyond the {steps} steps that are asked for.")
+        job.state, job.listed_from = state.update(total=np.int32(steps)), listed_from
+        for name, value in about.items():
+            setattr(job, name, value)
+        if job.stopped == "" and step < steps:
+            job.stopped = None  # it came to its end, which is no longer the end
+        if job.stopped is None:
+            job.listed = list_of(job, *listed_from, engine)
+    return slots
 
 
-def load_many_outputs(path: FilePath) -> dict[str, int]:
-    """How many bytes each output file had when the state was saved.
-
-    Raises:
-      FileNotFoundError: there is none. DataError: it is damaged, or of another kind.
-    """
-    return read_signed(path, KIND, FORMAT)[0]["outputs"]
-
-
-def conditions_of(models: Sequence[Model], jobs: Sequence[Job], **options: Any) -> dict[str, Any]:
+def conditions_of(models: Sequence[Model], jobs: Sequence[Job], settings: Sequence[dict[str, Any]], **of_run: Any) -> dict[str, Any]:
     """What must be the same when a run goes on; JSON."""
     digests = []
     for model in models:
@@ -122,30 +119,50 @@ def conditions_of(models: Sequence[Model], jobs: Sequence[Job], **options: Any) 
         for leaf in jax.tree.leaves(model.params):
             digest.update(np.asarray(leaf).tobytes())
         digests.append(digest.hexdigest())
-    return {"systems": [_system(job) for job in jobs], "models": digests, **options}
+    numbers = {name: [each[name] for each in settings] for name in OF_ENSEMBLE}
+    return {"systems": [_digest(job) for job in jobs], "models": digests, "numbers": numbers, "run": of_run}
 
 
-def _system(job: Job) -> str:
-    """Digest of what stays as it is: elements, masses, boundaries, what is held, inputs, and the numbers of the ensemble."""
+def _compare(saved: dict[str, Any], now: dict[str, Any], names: Sequence[str], path: FilePath) -> None:
+    """Refuse to go on under other conditions, the first of which is named."""
+    where = f"{path}: is of a run that cannot go on like this;"
+    if len(saved["systems"]) != len(names):
+        raise DataError(f"{where} it has {len(saved['systems'])} systems, not {len(names)}.")
+    for k, name in enumerate(names):
+        if saved["systems"][k] != now["systems"][k]:
+            raise DataError(
+                f"{where} {name} was another system, or started elsewhere: give the structures that it began with, in their order."
+            )
+        for option in OF_ENSEMBLE:
+            was, is_now = (conditions["numbers"][option][k] for conditions in (saved, now))
+            if was != is_now:
+                raise DataError(f"{where} the {option} of {name} was {was}, not {is_now}.")
+    for option, value in now["run"].items():
+        if saved["run"].get(option) != value:
+            raise DataError(f"{where} its {option} was {saved['run'].get(option)}, not {value}.")
+    if saved["models"] != now["models"]:
+        raise DataError(f"{where} it had another model.")
+
+
+def _digest(job: Job) -> str:
+    """Of what a system is, and of where it started."""
     structure = job.structure
     digest = hashlib.sha256(f"{job.lane} {structure.pbc} {structure.total_charge} {structure.total_spin}".encode())
-    for name in ("masses", "free"):
-        digest.update(np.asarray(job.state.nodes[name]).tobytes())
-    digest.update(np.asarray(structure.numbers, np.int64).tobytes())
+    nodes = job.state.nodes
+    for array in (structure.numbers, structure.positions, structure.cell, nodes["masses"], nodes["free"]):
+        digest.update(np.ascontiguousarray(array).tobytes())
     for name, value in sorted({**structure.inputs, "charges": structure.charges}.items()):
         digest.update(f"{name} {value if value is None else np.asarray(value).tolist()}".encode())
-    constant = ("timestep", "relaxation_time", "kT", "pressure", "barostat_time", "compressibility", "seed")
-    digest.update(str([float(job.state.globals[name]) for name in constant]).encode())
     return digest.hexdigest()
 
 
 def _arrays(jobs: Sequence[Job]) -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
-    for k, job in enumerate(jobs):
-        arrays |= {f"{k}.nodes.{name}": value for name, value in job.state.nodes.items()}
-        arrays |= {f"{k}.globals.{name}": value for name, value in job.state.globals.items()}
-        arrays[f"{k}.listed.positions"], arrays[f"{k}.listed.cell"] = job.listed_from
-    return arrays
+    """Of all jobs together: a file of few large arrays is written and read in no time, however many they are."""
+    first = jobs[0].state
+    nodes = {f"nodes.{name}": np.concatenate([job.state.nodes[name] for job in jobs]) for name in first.nodes}
+    of_systems = {f"globals.{name}": np.stack([job.state.globals[name] for job in jobs]) for name in first.globals}
+    positions, cells = zip(*(job.listed_from for job in jobs), strict=True)
+    return nodes | of_systems | {"listed.positions": np.concatenate(positions), "listed.cell": np.stack(cells)}
 
 
 def _step(job: Job) -> int:
