@@ -81,9 +81,10 @@ def sizes(rows: list[dict[str, Any]]) -> str:
     lines = ["| system, model | atoms | us/atom | memory | first call |", "|---|---|---|---|---|"]
     for row in rows:
         ours = row["programs"]["macejax"]
+        first = "–" if ours["compile_s"] is None else f"{ours['compile_s']:.1f} s"
         lines.append(
             f"| {row['system'].split('-')[0]}, {row['model']} | {row['atoms']} | {ours['us_per_atom']:.0f} "
-            f"| {ours['peak_mb'] - ours['base_mb']:.0f} MB | {'–' if ours['compile_s'] is None else format(ours['compile_s'], '.1f') + ' s'} |"
+            f"| {ours['peak_mb'] - ours['base_mb']:.0f} MB | {first} |"
         )
     return "\n".join(lines) + "\n"
 
