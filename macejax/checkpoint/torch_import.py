@@ -12,13 +12,12 @@ from typing import Any
 
 import ase.data
 import numpy as np
-from pydantic import ValidationError
 
 from macejax.checkpoint.long_range import CLASSES, REFUSED
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_names import to_params
 from macejax.checkpoint.torch_readouts import degrees, read_readouts, spaced
-from macejax.config import ModelConfig
+from macejax.config import ModelConfig, in_a_sentence
 from macejax.model.architecture import check_irreps
 from macejax.model.mace import INTERACTIONS
 from macejax.model.model import Model
@@ -98,8 +97,8 @@ def read_config(module: Any) -> ModelConfig:
     try:
         config = ModelConfig(**fields)
         check_irreps(config)
-    except (ValidationError, ValueError) as error:
-        raise TorchImportError(f"macejax has no such model: {error}") from error
+    except ValueError as error:
+        raise TorchImportError(f"macejax has no such model: {in_a_sentence(error)}") from error
     _refuse_other_shapes(module, config)
     return config
 

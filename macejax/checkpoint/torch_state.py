@@ -12,7 +12,7 @@ from macejax.checkpoint.long_range import REFUSED, has_weights
 from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_import import OLD, ROUNDED, SCALE_SHIFT, constants_of, per_head, rows_of
 from macejax.checkpoint.torch_names import to_params
-from macejax.config import ModelConfig, ModelSection
+from macejax.config import ModelConfig, ModelSection, in_a_sentence
 from macejax.model.model import Model
 
 _OF_IRREPS = re.compile(r"\.contractions\.\d+x\d+[eo]\.")  # as mace-torch named them before 0.3
@@ -53,11 +53,13 @@ def _resolved(section: ModelSection, state: dict[str, np.ndarray]) -> ModelConfi
     table = np.atleast_2d(state.get("atomic_energies_fn.atomic_energies", np.zeros(len(elements))))
     heads = ("Default",) if section.heads == "auto" else section.heads
     if len(heads) != len(table):
-        raise TorchImportError(f"it has {len(table)} heads: name them in the configuration (model.heads), in their order.")
+        raise TorchImportError(f"it has {len(table)} heads, where model.heads names {len(heads)}: name them all, in their order.")
+    if section.elements not in ("auto", elements):
+        raise TorchImportError(f"it is of the elements {list(elements)}, where model.elements has {list(section.elements)}.")
     try:
         return section.resolve(elements=elements, e0s=rows_of(table), avg_num_neighbors=1.0, scale=1.0, shift=0.0, heads=heads)
     except ValueError as error:
-        raise TorchImportError(f"the configuration is that of another model: {error}") from error
+        raise TorchImportError(f"the configuration is that of another model: {in_a_sentence(error)}") from error
 
 
 def _with_constants(config: ModelConfig, state: dict[str, np.ndarray]) -> ModelConfig:
@@ -90,4 +92,4 @@ def _with_constants(config: ModelConfig, state: dict[str, np.ndarray]) -> ModelC
     try:
         return ModelConfig(**{**config.model_dump(), **fields})
     except ValidationError as error:
-        raise TorchImportError(f"the configuration is that of another model: {error}") from error
+        raise TorchImportError(f"the configuration is that of another model: {in_a_sentence(error)}") from error

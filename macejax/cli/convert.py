@@ -48,7 +48,7 @@ def command(
     if config is None:
         model = load_model(file)
     else:
-        model = load_torch(file, load_model_section(config) if config.suffix in (".yaml", ".yml") else load_model(config).config)
+        model = load_torch(file, load_model_section(config) if config.suffix.lower() in (".yaml", ".yml") else load_model(config).config)
     if head is not None:
         model = select_head(model, head)
     if elements is not None:

@@ -6,7 +6,7 @@ from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
 from macejax.config.precision import Precision, PrecisionName
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
 from macejax.config.section import ConfigError, Section
-from macejax.config.text import dump_config, load_config, load_model_section, parse_overrides, template
+from macejax.config.text import dump_config, in_a_sentence, load_config, load_model_section, parse_overrides, template
 
 __all__ = [
     "ConfigError",
@@ -26,6 +26,7 @@ __all__ = [
     "StageTwoConfig",
     "TrainConfig",
     "dump_config",
+    "in_a_sentence",
     "load_config",
     "load_model_section",
     "parse_overrides",

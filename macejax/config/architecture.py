@@ -42,7 +42,9 @@ class Architecture(Section):
     )
     edge_irreps_first_scalar: bool = Field(False, description="The first layer sends as many scalars as edge_irreps have.")
     keep_last_layer_irreps: bool = Field(
-        False, description="The last layer makes all hidden irreps, for descriptors, and not only those that the last readout reads."
+        False,
+        description="The last layer makes all hidden irreps, for descriptors, and not only those that the last readout reads, which alone "
+        "are trained.",
     )
     so3: bool = Field(
         False, description="No parity: harmonics are 0e, 1e, 2e, ..., and hidden irreps too. Mirror images then have different energies."

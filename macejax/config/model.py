@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from macejax.config.predicts import NOT_OF_MOMENTS, PREDICTS, ModelName
 from macejax.config.section import Section
 from macejax.data.species import NUMBERS, SYMBOLS, covalent_radii
 
+_TERM = re.compile(r"x\s*(\d+)([eo])")  # degree and parity
 # Blocks whose radial network reads more than radial functions, or has biases. In mace_run_train their energies jump at the cutoff, unless
 # the weights are cut off.
 UNCUT = ("RealAgnosticAttResidual", "RealAgnosticResidualNonLinear")
@@ -179,6 +181,7 @@ class ModelSection(Architecture):
                 )
         if self.so3 and "o" in self._irreps():
             raise ValueError(f"without parity (so3) no harmonic reaches irreps such as 1o of {self._irreps()!r}: write 1e.")
+        self._check_parity_of_edges()
         # an architecture that is wrong is told here
         self.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0)
         return self
@@ -229,6 +232,17 @@ class ModelSection(Architecture):
             hidden_irreps=self._irreps(),
             interaction_first=self.interaction_first or first,
         )
+
+    def _check_parity_of_edges(self) -> None:
+        """An irrep that is sent and not made is no mistake in itself, for published models have such; of the other parity it is."""
+        made = set(_TERM.findall(self._irreps()))
+        for degree, parity in _TERM.findall(self.edge_irreps or ""):
+            other = "o" if parity == "e" else "e"
+            if (degree, parity) not in made and (degree, other) in made:
+                raise ValueError(
+                    f"edge_irreps {self.edge_irreps!r} have {degree}{parity}, where features have {degree}{other}: nothing would be sent "
+                    f"of it. Write {degree}{other}."
+                )
 
     def _irreps(self) -> str:
         if self.hidden_irreps is not None:

@@ -36,7 +36,7 @@ def load_config(path: str | os.PathLike | None = None, overrides: Mapping[str, A
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(part) for part in error.errors())) from None
+        raise ConfigError(in_a_sentence(error)) from None
 
 
 def load_model_section(path: str | os.PathLike) -> ModelSection:
@@ -51,7 +51,7 @@ def load_model_section(path: str | os.PathLike) -> ModelSection:
     try:
         return ModelSection.model_validate(values["model"])
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence({**part, "loc": ("model", *part["loc"])}) for part in error.errors())) from None
+        raise ConfigError(in_a_sentence(error, "model")) from None
 
 
 def dump_config(config: Section) -> str:
@@ -133,6 +133,14 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
             raise ConfigError(f"{dotted} cannot be set: {parent} is not a section.")
         node = child
     node[leaf] = value
+
+
+def in_a_sentence(error: ValueError, section: str | None = None) -> str:
+    """What is wrong, without pydantic's lines: of each option its name, within a section, and the reason."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    within = () if section is None else (section,)
+    return "; ".join(_sentence({**part, "loc": (*within, *part["loc"])}) for part in error.errors())
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

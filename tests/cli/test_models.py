@@ -98,7 +98,11 @@ def test_convert_reads_a_training_checkpoint_with_the_configuration_of_a_run(cap
         "set model.avg_num_neighbors": {"model": section},
         "another model: r_max is 4.2 here, and 5.0 there": {"model": section | {"avg_num_neighbors": 6.5, "cutoff": 5.0}},
         "unknown key 'correlations'": {"model": section | {"correlations": 1}},
-        "it has 1 heads: name them": {"model": section | {"avg_num_neighbors": 6.5, "heads": ["a", "b"]}},
+        "it has 1 heads, where model.heads names 2": {"model": section | {"avg_num_neighbors": 6.5, "heads": ["a", "b"]}},
+        "of the elements [8, 13, 22], where model.elements has [1, 8]": {
+            "model": section | {"avg_num_neighbors": 6.5, "elements": ["H", "O"]}
+        },
+        "model: correlation must be from 1 to 4, not 7": {"model": section | {"avg_num_neighbors": 6.5, "correlation": 7}},
     }
     for sentence, options in refused.items():
         run_yaml.write_text(json.dumps(options))

@@ -102,6 +102,8 @@ def test_options(command, options, tmp_path):
         "--hidden_irreps '8x0e + 4x1o'",
         "--hidden_irreps '8x0e + 8x4e'",
         "--max_L 4",
+        "--edge_irreps '8x0e + 8x1o' --use_so3 True",
+        "--edge_irreps '8x0e + 8x1e' --hidden_irreps '8x0e + 8x1o'",
         "--MLP_irreps 16x0o",
         "--lbfgs",
         "--lora True",

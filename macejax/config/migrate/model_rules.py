@@ -97,6 +97,13 @@ def edge_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
     irreps = arguments.values[name]
     if irreps is None:
         return
+    parities = "ee" if arguments.values["use_so3"] else "eo"
+    natural = arguments.values["hidden_irreps"] is None or _size_wins(arguments)
+    of_hidden = {} if natural else {degree: parity for _, degree, parity in _terms(arguments.values["hidden_irreps"])}
+    for _, degree, parity in _terms(irreps):
+        if parity != of_hidden.get(degree, parities[int(degree) % 2] if natural else parity):
+            yield Refusal(f"{irreps!r}: features have no {degree}{parity}, of which nothing would be sent: mind its parity.")
+            return
     yield _unfit(irreps, arguments.values["max_ell"]) or Set("model.edge_irreps", irreps)
 
 
