@@ -52,11 +52,14 @@ OPTIONS = {
 }
 
 
+SLOW = ("MACE, three layers, Soft", "attention, charges of atoms", "inputs, biases", "one layer")
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "dtype"),
-    [pytest.param(options, "float64", id=name) for name, options in OPTIONS.items()]
-    + [pytest.param(OPTIONS["L2"], "float32", id="float32")],
+    [pytest.param(options, "float64", id=name, marks=pytest.mark.slow if name in SLOW else ()) for name, options in OPTIONS.items()]
+    + [pytest.param(OPTIONS["L2"], "float32", id="float32", marks=pytest.mark.slow)],
 )
 def test_there_and_back_every_weight_is_the_same(options, dtype):
     module = reference.random_module(**options).to(getattr(torch, dtype))

@@ -73,7 +73,7 @@ def test_a_mace_keeps_the_promises_of_energies_and_forces() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_a_mace_keeps_every_promise(dtype: str) -> None:
     report = report_of(config(), SPARSE, dtype=dtype, hurry=dtype == "float64")
     assert report.passed, str(report)
