@@ -183,6 +183,7 @@ def leaves(tree: Any) -> list[np.ndarray]:
             "embedding_specs": {"total_charge": {"type": "categorical", "per": "graph", "emb_dim": 2, "num_classes": 3, "offset": 1}},
         },
         {"interaction": "RealAgnosticAttResidual", "hidden": "2x0e + 2x1e", "use_so3": True, "radial_type": "chebyshev"},
+        {"keep_last_layer_irreps": True, "edge_irreps": "1x0e + 1x1o + 1x2e", "l_max": 2},
         {"gate": "abs"},
         {"gate": "none", "radial_type": "gaussian", "distance_transform": "Soft", "pair_repulsion": True},
     ],
@@ -294,6 +295,8 @@ def test_a_module_of_another_kind_is_named(make: Callable[..., Any], tmp_path: P
     torch.save(torch.nn.Linear(1, 1), tmp_path / "linear.pt")
     with pytest.raises(TorchImportError, match="not Linear"):
         load_torch(tmp_path / "linear.pt")
-    torch.save(make(keep_last_layer_irreps=True), tmp_path / "wide.model")
+    module = make(keep_last_layer_irreps=True)
+    module.products[-1].linear.irreps_out = module.products[-1].linear.irreps_out[1:]  # vectors alone
+    torch.save(module, tmp_path / "wide.model")
     with pytest.raises(TorchImportError, match=r"wide\.model: the layers put out"):
         load_torch(tmp_path / "wide.model")
