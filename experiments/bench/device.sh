@@ -3,8 +3,8 @@
 #   bash experiments/bench/device.sh FOLDER [PYTHON] [PART ...]
 # Parts: beside (the peers), md, where (the time goes), size, tests; all of them where none is named. PYTHON needs macejax with jax for CUDA,
 # and, to be compared with, mlip with e3j-ops and mace-torch with cuequivariance (0.7.0 for mace-torch 0.3.16).
-# Compiling takes most of the time: half a minute to a minute for each program of macejax, more for mlip's. Not several at once: they try
-# kernels on the same device, and six together take more than three times as long. CACHE names a folder that keeps what is compiled, LIMIT
+# Compiling takes most of the time: half a minute to a minute for each program of macejax, more for mlip's. Not several at once: of six
+# that were begun together on 16 cores none was ready after 140 s. CACHE names a folder that keeps what is compiled, LIMIT
 # the seconds after which one line of the table is given up.
 set -u
 OUT=$1
