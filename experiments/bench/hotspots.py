@@ -18,7 +18,7 @@ import jax
 import jraph
 import numpy as np
 import systems
-from run import CUTOFF, MODELS, config_of
+from cases import CUTOFF, MODELS, config_of
 
 import macejax
 from macejax.data.batch import capacity_for

@@ -16,8 +16,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from cases import FAMILY, FURTHER, PEERS, SIZES, Case
 from floor import bytes_per_atom, flops_per_atom
-from run import FAMILY, FURTHER, PEERS, SIZES, Case
 
 HERE = Path(__file__).parent
 WORKS = {"forces": "energy and forces", "stress": "energy, forces and stress", "step": "training step"}
