@@ -74,6 +74,7 @@ def test_channels_and_degree_name_the_irreps():
         ({"optimizer.kind": "sgd"}, "optimizer.kind: .*'amsgrad'.*'sgd'"),
         ({"model.correlation": 7}, "correlation must be from 1 to 4, not 7"),
         ({"model.hidden_irreps": "4x0e", "model.max_L": 1}, "either hidden_irreps, or num_channels and max_L"),
+        ({"model.edge_irreps": "8x0e + 8x1e"}, "have 1e, which features have in the other parity alone"),
         ({"model.elements": ["Xx"]}, "'Xx' is no element"),
         ({"data.e0s": {"Xx": 1.0}}, "'Xx' is no element"),
         ({"run.name": "../elsewhere"}, "cannot name a file"),

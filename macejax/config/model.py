@@ -181,7 +181,8 @@ class ModelSection(Architecture):
                 )
         if self.so3 and "o" in self._irreps():
             raise ValueError(f"without parity (so3) no harmonic reaches irreps such as 1o of {self._irreps()!r}: write 1e.")
-        self._check_parity_of_edges()
+        if self.edge_irreps is not None and (lost := lost_irrep(self.edge_irreps, self._irreps())):
+            raise ValueError(f"edge_irreps {self.edge_irreps!r} have {lost}, which features have in the other parity alone: write that.")
         # an architecture that is wrong is told here
         self.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0)
         return self
@@ -233,23 +234,23 @@ class ModelSection(Architecture):
             interaction_first=self.interaction_first or first,
         )
 
-    def _check_parity_of_edges(self) -> None:
-        """An irrep that is sent and not made is no mistake in itself, for published models have such; of the other parity it is."""
-        made = set(_TERM.findall(self._irreps()))
-        for degree, parity in _TERM.findall(self.edge_irreps or ""):
-            other = "o" if parity == "e" else "e"
-            if (degree, parity) not in made and (degree, other) in made:
-                raise ValueError(
-                    f"edge_irreps {self.edge_irreps!r} have {degree}{parity}, where features have {degree}{other}: nothing would be sent "
-                    f"of it. Write {degree}{other}."
-                )
-
     def _irreps(self) -> str:
         if self.hidden_irreps is not None:
             return self.hidden_irreps
         channels = 128 if self.num_channels is None else self.num_channels
         top = 1 if self.max_L is None else self.max_L
         return " + ".join(f"{channels}x{degree}{'e' if self.so3 else 'eo'[degree % 2]}" for degree in range(top + 1))
+
+
+def lost_irrep(edge: str, hidden: str) -> str | None:
+    """The first of the edge irreps that features have in the other parity alone, so that nothing of it would be sent: a mistake. Degrees
+    that features lack are none, for published models have such.
+    """
+    made = set(_TERM.findall(hidden))
+    for degree, parity in _TERM.findall(edge):
+        if (degree, parity) not in made and (degree, "eo"[parity == "e"]) in made:
+            return f"{degree}{parity}"
+    return None
 
 
 def atomic_number(element: int | str) -> int:

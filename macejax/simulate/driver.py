@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from macejax.simulate.policy import device_policy
 from macejax.simulate.program import Program, first_evaluation, run_chunk
 from macejax.simulate.restart import Saved, compare, load_state, save_state
 from macejax.simulate.row_list import RowList
-from macejax.simulate.signed import FilePath
+from macejax.simulate.signed import FilePath, digest_of, unwritten
 from macejax.simulate.system import Evaluation, Species, check_model, e0s_of, species_of, with_inputs
 
 CHUNK = 100  # steps in one call of the program, and at most what is done again where the list must grow
@@ -165,8 +164,7 @@ def _loop(program: Program, state: State, rows: RowList, plan: _Plan, atoms: Ato
             if plan.state_file is not None and step > known and (over or (step % plan.save_every == 0 and step > 0)):
                 save_state(plan.state_file, Saved(state, rows, conditions, plan.outputs()))
         except OSError as error:
-            kept = "" if plan.state_file is None else f" {plan.state_file} holds the state as it was saved last, if it was."
-            raise SimulationError(f"step {step}: an output could not be written, and the run ends here: {error}.{kept}") from error
+            raise SimulationError(unwritten(f"step {step}: an output", error, plan.state_file)) from error
         if over:
             return Outcome(seen, int(rows.rebuilds), replays, reason if step < plan.steps else "")
         state, rows, more = run_chunk(program, state, rows, plan.next_stop(step), plan.timestep)
@@ -224,13 +222,10 @@ def _conditions(
     atoms: Atoms, ensemble: Ensemble, model: Model, policy: Precision, skin: float, seed: int, species: Species, free: np.ndarray
 ) -> dict[str, Any]:
     """What must be the same when a run goes on; JSON."""
-    digest = hashlib.sha256(model.config.model_dump_json().encode())
-    for leaf in jax.tree.leaves(model.params):
-        digest.update(np.asarray(leaf).tobytes())
     system = {"numbers": atoms.numbers.tolist(), "masses": atoms.get_masses().tolist(), "pbc": atoms.pbc.tolist()}
     inputs = {name: value.tolist() for name, value in ((species.of_atoms or {}) | (species.of_structure or {})).items()}
     system |= {"held": np.argwhere(~free).tolist(), "inputs": inputs}
-    of_model = {"model": digest.hexdigest(), "dtype": policy.compute or policy.parameters}
+    of_model = {"model": digest_of(model), "dtype": policy.compute or policy.parameters}
     return {**ensemble._asdict(), **system, **of_model, "skin": float(skin), "seed": seed}
 
 

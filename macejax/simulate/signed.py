@@ -1,23 +1,24 @@
-"""Files of arrays and a header of JSON, with a checksum of both: what state files are."""
+"""Files of arrays and a header of JSON, with a checksum of both: what state files are, and what runs say of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from macejax.checkpoint.atomic import write_atomically
 from macejax.data.structure import DataError
+from macejax.model.model import Model
+from macejax.simulate.record import FilePath
 
 DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
-FilePath = str | os.PathLike[str]
 ONE, MANY = "macejax_md", "macejax_many"
 KINDS = {ONE: "the state of a run of one structure", MANY: "the state of a run of several structures"}
 
@@ -68,6 +69,20 @@ def _header(path: FilePath, content: bytes, kind: str | None) -> dict[str, Any]:
     if kind not in (None, found) or found not in KINDS:
         raise DataError(f"{path}: is {KINDS.get(found, 'no state of a simulation')}, not {KINDS.get(kind, 'such a state')}.")
     return signed["header"]
+
+
+def digest_of(model: Model) -> str:
+    """What a state says of its model."""
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    for leaf in jax.tree.leaves(model.params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def unwritten(what: str, error: OSError, state_file: FilePath | None) -> str:
+    """What to say where a disk refuses an output of a run."""
+    kept = "" if state_file is None else f" {state_file} holds the state as it was saved last, if it was."
+    return f"{what} could not be written, and the run ends here: {error}.{kept}"
 
 
 def damaged(path: FilePath, error: Exception) -> DataError:

@@ -99,6 +99,14 @@ def test_files_of_a_killed_run_go_on_where_its_state_was_saved(tmp_path):
     assert contents("killed") == before | {"0.xyz": b""}
 
 
+def test_the_log_of_an_earlier_run_is_not_that_of_this_one(tmp_path):
+    run_many(toy_model(), [copper()], 4, **HOT, observe=record_each(tmp_path))
+    record = record_each(tmp_path, overwrite=True)
+    assert record.log(0) is None and record.sizes() == {}
+    run_many(toy_model(), [copper()], 4, **HOT, observe=record)
+    assert record.log(0) == tmp_path / "0.jsonl" and record.sizes()["0.xyz"] == (tmp_path / "0.xyz").stat().st_size
+
+
 def test_a_run_may_go_on_beyond_its_end(tmp_path):
     """Each system at its own pace: what has ended goes on too."""
     state = tmp_path / "md.state"

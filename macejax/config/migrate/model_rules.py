@@ -8,7 +8,7 @@ from typing import Any
 
 from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Rule, Set
 from macejax.config.migrate.literals import energies, integers, literal, read_json
-from macejax.config.model import UNCUT
+from macejax.config.model import UNCUT, lost_irrep
 from macejax.config.predicts import NOT_OF_MOMENTS
 
 # Those of macejax.model.INTERACTIONS; a test compares them.
@@ -97,14 +97,14 @@ def edge_irreps(name: str, arguments: Arguments) -> Iterator[Outcome]:
     irreps = arguments.values[name]
     if irreps is None:
         return
+    top = 1 if arguments.values["max_L"] is None else arguments.values["max_L"]
     parities = "ee" if arguments.values["use_so3"] else "eo"
-    natural = arguments.values["hidden_irreps"] is None or _size_wins(arguments)
-    of_hidden = {} if natural else {degree: parity for _, degree, parity in _terms(arguments.values["hidden_irreps"])}
-    for _, degree, parity in _terms(irreps):
-        if parity != of_hidden.get(degree, parities[int(degree) % 2] if natural else parity):
-            yield Refusal(f"{irreps!r}: features have no {degree}{parity}, of which nothing would be sent: mind its parity.")
-            return
-    yield _unfit(irreps, arguments.values["max_ell"]) or Set("model.edge_irreps", irreps)
+    made = " + ".join(f"1x{degree}{parities[degree % 2]}" for degree in range(top + 1))
+    hidden = made if _size_wins(arguments) else arguments.values["hidden_irreps"] or made
+    if lost := lost_irrep(irreps, hidden):
+        yield Refusal(f"{irreps!r}: features have {lost} in the other parity, and nothing would be sent of it.")
+    else:
+        yield _unfit(irreps, arguments.values["max_ell"]) or Set("model.edge_irreps", irreps)
 
 
 def _terms(irreps: str) -> list[tuple[str, str, str]]:

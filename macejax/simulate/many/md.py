@@ -33,7 +33,7 @@ from macejax.simulate.many.systems import (
 )
 from macejax.simulate.md import ABSURD, COLDEST_REFERENCE, SimulationError, Stop, Thermo, thermalize, thermo
 from macejax.simulate.policy import device_policy
-from macejax.simulate.signed import FilePath
+from macejax.simulate.signed import FilePath, unwritten
 
 PROGRAMS = 8  # that are kept
 CHUNK = 64  # steps from one look of the host to the next, at most
@@ -158,15 +158,14 @@ def run_many(
         program = _program(config, site_energy, ensemble, free_shape, policy.parameters, policy.products, len(models))
         chunk = (max(CHUNK // every, 1), min(every, CHUNK))
         engine = engine_for(program, models, policy.parameters, chunk, batch_atoms)
-        save, slots = None, 0
-        if state_file is not None:
-            of_run: dict[str, Any] = {"ensemble": ensemble, "free_shape": bool(free_shape), "dtype": policy.compute or policy.parameters}
-            of_run |= {"every": int(every), "skin": float(skin), "batch_atoms": int(batch_atoms)}
-            file = StateFile(state_file, save_every, conditions_of(models, jobs, settings, **of_run), outputs)
-            if restart:
-                slots = resume(file, jobs, engine, steps)
-                _limit(jobs, settings)
-            save = Saver(file, jobs)
+        of_run: dict[str, Any] = {"ensemble": ensemble, "free_shape": bool(free_shape), "dtype": policy.compute or policy.parameters}
+        of_run |= {"every": plan.every, "skin": plan.skin, "batch_atoms": int(batch_atoms)}
+        file = None if state_file is None else StateFile(state_file, save_every, conditions_of(models, jobs, settings, of_run), outputs)
+        slots = 0
+        if restart:
+            slots = resume(file, jobs, engine, plan.steps)
+            _limit(jobs, settings)
+        save = None if file is None else Saver(file, jobs)
         summary = drive(jobs, engine, on_frame, on_end, stop, save, slots)
     return Runs(runs, summary)
 
@@ -204,16 +203,11 @@ def _collector(
         if observe is not None:
             try:
                 observe(k, atoms, thermos[k][-1])
-            except FileExistsError:
+            except FileExistsError:  # of an earlier run: says itself what to do
                 raise
             except OSError as error:
-                step, kept = (
-                    thermos[k][-1].step,
-                    "" if state_file is None else f" {state_file} holds the state as it was saved last, if it was.",
-                )
-                raise SimulationError(
-                    f"{job.name}, step {step}: an output could not be written, and the run ends here: {error}.{kept}"
-                ) from error
+                what = f"{job.name}, step {thermos[k][-1].step}: an output"
+                raise SimulationError(unwritten(what, error, state_file)) from error
 
     def on_end(job: Job, stopped: str) -> None:
         k = job.index

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from macejax.config import ConfigError
@@ -15,7 +14,7 @@ from macejax.model.model import Model
 from macejax.simulate.many.drive import Engine, Job, list_of
 from macejax.simulate.many.fields import Fields
 from macejax.simulate.md import SimulationError
-from macejax.simulate.signed import DAMAGE, MANY, FilePath, damaged, read_signed, write_signed
+from macejax.simulate.signed import DAMAGE, MANY, FilePath, damaged, digest_of, read_signed, unwritten, write_signed
 
 FORMAT = 1
 OF_ENSEMBLE = ("timestep", "temperature", "relaxation_time", "pressure", "barostat_time", "compressibility", "seed")
@@ -71,10 +70,7 @@ class Saver:
             }
             write_signed(self._file.path, MANY, header, _arrays(jobs))
         except OSError as error:
-            path = self._file.path
-            raise SimulationError(
-                f"the state could not be written, and the run ends here: {error}. {path} holds it as it was saved last, if it was."
-            ) from error
+            raise SimulationError(unwritten("the state", error, self._file.path)) from error
         self._saved = now
 
 
@@ -85,7 +81,7 @@ def resume(file: StateFile, jobs: Sequence[Job], engine: Engine, steps: int) -> 
       FileNotFoundError: there is none. DataError: it is damaged, or of another run. ConfigError: a job is beyond `steps`.
     """
     header, arrays = read_signed(file.path, MANY, FORMAT)
-    _compare(header.get("conditions", {}), file.conditions, [job.name for job in jobs], file.path)
+    _compare(header["conditions"], file.conditions, [job.name for job in jobs], file.path)
     ends = np.cumsum([job.size for job in jobs]).tolist()
     try:
         states = []
@@ -111,16 +107,12 @@ def resume(file: StateFile, jobs: Sequence[Job], engine: Engine, steps: int) -> 
     return slots
 
 
-def conditions_of(models: Sequence[Model], jobs: Sequence[Job], settings: Sequence[dict[str, Any]], **of_run: Any) -> dict[str, Any]:
+def conditions_of(
+    models: Sequence[Model], jobs: Sequence[Job], settings: Sequence[dict[str, Any]], of_run: dict[str, Any]
+) -> dict[str, Any]:
     """What must be the same when a run goes on; JSON."""
-    digests = []
-    for model in models:
-        digest = hashlib.sha256(model.config.model_dump_json().encode())
-        for leaf in jax.tree.leaves(model.params):
-            digest.update(np.asarray(leaf).tobytes())
-        digests.append(digest.hexdigest())
     numbers = {name: [each[name] for each in settings] for name in OF_ENSEMBLE}
-    return {"systems": [_digest(job) for job in jobs], "models": digests, "numbers": numbers, "run": of_run}
+    return {"systems": [_digest(job) for job in jobs], "models": [digest_of(model) for model in models], "numbers": numbers, "run": of_run}
 
 
 def _compare(saved: dict[str, Any], now: dict[str, Any], names: Sequence[str], path: FilePath) -> None:
