@@ -229,7 +229,8 @@ def test_published_errors(real_data):
     keys = MACE_KEYS._replace(energy="energy_xtb", forces="forces_xtb")
     structures = macejax.read(real_data / "data" / "solvent_xtb_test.xyz", keys)
     graphs = build_graphs(structures, model.config.elements, model.config.cutoff, model.config.e0s)
-    predict = jax.jit(functools.partial(macejax.predict, macejax.build(model.config).apply))
+    optimized = {"xla_backend_optimization_level": 3}  # thousands of frames, and one program: not as conftest.py has it
+    predict = jax.jit(functools.partial(macejax.predict, macejax.build(model.config).apply), compiler_options=optimized)
     energies, forces = [], []
     for start in range(0, len(graphs), 100):
         some = graphs[start : start + 100]

@@ -37,7 +37,7 @@ FAST = {
     "dense contraction": [(contraction, "_MAX_TERMS", NONE)],
     "blocks": [(blocks, "_WHOLE_BYTES", NONE), (blocks, "_BLOCK_BYTES", 1)],
 }
-QUICK = ("factorised", "blocks")
+QUICK = ("blocks",)
 
 
 def crowd(species: int) -> Structure:
@@ -91,7 +91,7 @@ def test_paths_agree_to_third_order(monkeypatch, name, species):
     assert_parity(found, derivatives(config, params, graph))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_weights_of_all_paths_agree_with_reduced_ones_to_third_order():
     full, reduced = (config_for(2, contraction_basis=basis) for basis in ("full", "reduced"))
     params, graph = init_model(full, jax.random.key(0), jnp.float64).params, batch_of(crowd(2), full)

@@ -52,7 +52,7 @@ OPTIONS = {
 }
 
 
-SLOW = ("MACE, three layers, Soft", "attention, charges of atoms", "inputs, biases", "one layer")
+SLOW = ("L2", "density, Agnesi, ZBL", "MACE, three layers, Soft", "attention, charges of atoms", "inputs, biases", "one layer")
 
 
 @pytest.mark.thorough

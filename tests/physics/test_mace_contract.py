@@ -32,12 +32,16 @@ PAIRS = [
     ("RealAgnostic", NONLINEAR),
 ]
 COMBINATIONS = [(*pair, hidden) for pair in PAIRS for hidden in ("4x0e", "4x0e + 4x1o")]
-# With and without vectors; (RealAgnostic, RealAgnosticResidual, L = 1) is what the first tests use.
+# Every block once; (RealAgnostic, RealAgnosticResidual, L = 1) is what the first tests use.
 QUICK = [
-    ("RealAgnostic", "RealAgnostic", "4x0e"),
-    ("RealAgnosticResidual", "RealAgnosticResidual", "4x0e"),
     ("RealAgnosticResidual", "RealAgnostic", "4x0e + 4x1o"),
     ("RealAgnosticDensity", "RealAgnosticDensityResidual", "4x0e + 4x1o"),
+    (NONLINEAR, NONLINEAR, "4x0e"),
+]
+REST = [
+    ("RealAgnostic", "RealAgnostic", "4x0e"),
+    ("RealAgnosticResidual", "RealAgnosticResidual", "4x0e"),
+    ("RealAgnosticResidual", ATTENTION, "4x0e + 4x1o"),
     (NONLINEAR, NONLINEAR, "4x0e + 4x1o"),
 ]
 
@@ -89,9 +93,7 @@ def test_every_block_is_tested() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("first", "other", "hidden"), [*QUICK, pytest.param("RealAgnosticResidual", ATTENTION, "4x0e + 4x1o", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("first", "other", "hidden"), [*QUICK, *(pytest.param(*blocks, marks=pytest.mark.slow) for blocks in REST)])
 def test_every_block_in_every_place(first: str, other: str, hidden: str) -> None:
     report = report_of(config(first, other, hidden), SPARSE, rows=FORWARD)
     assert report.passed, str(report)

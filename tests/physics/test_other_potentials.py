@@ -78,8 +78,8 @@ def test_each_head_of_several(head: int) -> None:
     assert report.passed, str(report)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("readout", [pytest.param(False, marks=pytest.mark.slow), True], ids=["without readout", "with readout"])
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", [False, True], ids=["without readout", "with readout"])
 def test_with_inputs_that_are_embedded(readout: bool) -> None:
     def with_inputs(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
         charge = jnp.ones_like(graph.globals["weight"])
