@@ -41,6 +41,7 @@ ROWS: dict[int, Callable[[Subject], list[Check]]] = {
     20: edge_cases.unknown_species,
     21: gradients.loss_gradients,
 }
+_NO_FORCES = 1e-6  # eV/Angstrom, rms
 FLOAT64_ONLY = (3, 20)  # second derivatives are compared with differences; the refusal of an element has no dtype
 
 
@@ -147,9 +148,16 @@ def _rows(rows: Iterable[int] | None, dtype: str) -> list[int]:
 def _factor(subject: Subject) -> float:
     """The power of two that brings the rms force over all structures to 1 eV/Angstrom or just above; 1 where it is more than that.
 
-    Absolute thresholds would mean nothing to a potential in other units, or with random parameters, whose forces are small.
+    Absolute thresholds would mean nothing to a potential in other units, or with random parameters, whose forces are small. Where they
+    are next to nothing, as in a perfect crystal, whose forces are rounding, the default structures say how large forces are.
     """
-    size = rms(np.concatenate([result.forces for result in expected(subject, subject.structures).values()]))
+
+    def size_in(structures: Mapping[str, Structure]) -> float:
+        return rms(np.concatenate([result.forces for result in expected(subject, structures).values()]))
+
+    size = size_in(subject.structures)
+    if size < _NO_FORCES:
+        size = max(size, size_in(subject.defaults))
     return float(2.0 ** np.ceil(-np.log2(size))) if 0 < size < 1 else 1.0
 
 

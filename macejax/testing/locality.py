@@ -118,8 +118,19 @@ def small_cell(subject: Subject) -> list[Check]:
 
 
 def few(subject: Subject) -> dict[str, Structure]:
-    """A few small structures with neighbours, but not many, for rows that compile shapes of their own."""
-    structures = select(subject, lambda structure: len(structure.numbers) <= FEW_ATOMS)
+    """A few small structures with neighbours, but not many, for rows that compile shapes of their own, and put one beside another: where
+    there are no two of them, default ones join.
+    """
+
+    def small(structure: Structure) -> bool:
+        return len(structure.numbers) <= FEW_ATOMS
+
+    def connected(structures: dict[str, Structure]) -> int:
+        return sum(graph.max_degree > 0 for graph in graphs_of(subject, structures.values()))
+
+    structures = select(subject, small)
+    if connected(structures) < 2:
+        structures |= {name: structure for name, structure in subject.defaults.items() if small(structure)}
     graphs = dict(zip(structures, graphs_of(subject, structures.values()), strict=True))
     names = sorted(graphs, key=lambda name: (graphs[name].max_degree == 0, graphs[name].max_degree))[:FEW]
     return {name: structures[name] for name in names}

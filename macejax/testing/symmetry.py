@@ -182,7 +182,8 @@ def _features(subject: Subject, matrices: list[np.ndarray]) -> Check:
 
     structures = select(subject, lambda structure: len(structure.numbers) <= FEW_ATOMS)
     known = _layers(subject, list(structures.values()), np.float64)
-    sizes = [max(largest(layers[i]) for layers in known) for i in range(len(subject.feature_irreps))]
+    # Of an atom without neighbours all of them may be 0.
+    sizes = [max(largest(layers[i]) for layers in known) or 1.0 for i in range(len(subject.feature_irreps))]
     errors = []
     for matrix in matrices:
         actions = [np.asarray(Irreps(irreps).D_from_matrix(matrix)) for irreps in subject.feature_irreps]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -94,6 +95,27 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     gold = Structure(numbers=np.array([79]), positions=np.zeros((1, 3)))
     with pytest.raises(DataError, match="Au"):
         check(*arguments, structures=[gold])
+
+
+@pytest.mark.parametrize("name", ["hydrogen_atom", "silicon2"])
+def test_one_structure_without_forces_is_enough(name: str) -> None:
+    """An atom alone and a perfect crystal: nothing is divided by their forces, and default structures stand beside them."""
+    config = toy.ToyConfig((1, 14), 3.5)
+    report = check(toy.make(config), toy.init(config), config, structures=[structure(name)], rows=[4, 7, 8, 9, 11, 16, 19])
+    assert report.passed, str(report)
+    assert report.factor < 1e6
+
+
+def test_one_structure_shows_what_leaks_to_others() -> None:
+    """With nothing beside it there would be nothing to leak to."""
+    config = toy.ToyConfig((1, 8), 3.5)
+    potential = toy.make(config)
+
+    def leaking(params, vectors, graph):
+        return potential(params, vectors, graph) * (1 + 1e-3 * jnp.sum(vectors**2))
+
+    report = check(leaking, toy.init(config), config, structures=[structure("water")], rows=[8, 19])
+    assert {found.row for found in report.checks if not found.passed} == {8, 19}
 
 
 def test_rows_that_no_structure_suits_take_default_ones() -> None:

@@ -76,6 +76,11 @@ def test_a_mace_keeps_the_promises_of_energies_and_forces() -> None:
     assert report.passed, str(report)
 
 
+def test_an_atom_alone_has_features_to_turn() -> None:
+    report = report_of(config(hidden="4x0e"), ["hydrogen_atom"], rows=(4,))  # without neighbours or a scalar of its species: all are 0
+    assert report.passed, str(report)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_a_mace_keeps_every_promise(dtype: str) -> None:
