@@ -76,8 +76,10 @@ def test_a_mace_keeps_the_promises_of_energies_and_forces() -> None:
     assert report.passed, str(report)
 
 
-def test_an_atom_alone_has_features_to_turn() -> None:
-    report = report_of(config(hidden="4x0e"), ["hydrogen_atom"], rows=(4,))  # without neighbours or a scalar of its species: all are 0
+# Features that are all 0; forces that are rounding, by which nothing may be scaled.
+@pytest.mark.parametrize(("name", "rows"), [("hydrogen_atom", (4,)), ("copper1", (11, 16))])
+def test_one_structure_is_enough(name: str, rows: tuple[int, ...]) -> None:
+    report = report_of(config(hidden="4x0e"), [name], rows=rows)
     assert report.passed, str(report)
 
 
