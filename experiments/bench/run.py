@@ -46,6 +46,8 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds must be 1 or more.")
     programs = {"macejax": sys.executable}
     if importlib.util.find_spec("mace") is not None:
         programs["mace-torch"] = sys.executable
@@ -67,7 +69,7 @@ def main() -> None:
         for turn in range(options.rounds):
             for k, (case, found) in enumerate(cases):
                 # What compiling takes, in time and memory, is known from the first round.
-                row = run_case(case, found, options.repeats, options.cache if turn == 0 else options.cache or Path(kept))
+                row = run_case(case, found, options.repeats, options.cache or (Path(kept) if turn else None))
                 if turn == 0:
                     rows.append(row)
                 else:

@@ -119,21 +119,23 @@ def small_cell(subject: Subject) -> list[Check]:
 
 def few(subject: Subject) -> dict[str, Structure]:
     """A few small structures with neighbours, but not many, for rows that compile shapes of their own, and put one beside another: where
-    there are no two of them, default ones join.
+    no two of them have neighbours, two default ones join.
     """
 
     def small(structure: Structure) -> bool:
         return len(structure.numbers) <= FEW_ATOMS
 
-    def connected(structures: dict[str, Structure]) -> int:
-        return sum(graph.max_degree > 0 for graph in graphs_of(subject, structures.values()))
+    def least_connected(structures: dict[str, Structure], count: int) -> dict[str, Structure]:
+        names = sorted(structures, key=lambda name: (degree(structures[name]) == 0, degree(structures[name])))
+        return {name: structures[name] for name in names[:count]}
 
-    structures = select(subject, small)
-    if connected(structures) < 2:
-        structures |= {name: structure for name, structure in subject.defaults.items() if small(structure)}
-    graphs = dict(zip(structures, graphs_of(subject, structures.values()), strict=True))
-    names = sorted(graphs, key=lambda name: (graphs[name].max_degree == 0, graphs[name].max_degree))[:FEW]
-    return {name: structures[name] for name in names}
+    def degree(structure: Structure) -> int:
+        return graphs_of(subject, [structure])[0].max_degree
+
+    chosen = least_connected(select(subject, small), FEW)
+    if sum(degree(structure) > 0 for structure in chosen.values()) < 2:
+        chosen |= least_connected({name: structure for name, structure in subject.defaults.items() if small(structure)}, 2)
+    return chosen
 
 
 def _copies(result: Result, count: int) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from macejax.data.structure import DataError, Structure
 from macejax.testing import Report
+from macejax.testing.locality import few
 from macejax.testing.report import require, worst_of
 from tests.marks import rest_is_thorough
 from tests.physics import toy
@@ -116,6 +118,14 @@ def test_one_structure_shows_what_leaks_to_others() -> None:
 
     report = check(leaking, toy.init(config), config, structures=[structure("water")], rows=[8, 19])
     assert {found.row for found in report.checks if not found.passed} == {8, 19}
+
+
+def test_default_structures_stand_beside_the_given_one_and_not_for_it() -> None:
+    """Whatever its neighbours are many."""
+    config = toy.ToyConfig((29,), 3.5)
+    made = {"dense": structure("copper1")}
+    defaults = {f"default {k}": Structure(np.full(2, 29), np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.1 * k]])) for k in range(9)}
+    assert [*few(SimpleNamespace(structures=made, defaults=defaults, elements=(29,), cutoff=config.cutoff))][0] == "dense"
 
 
 def test_rows_that_no_structure_suits_take_default_ones() -> None:

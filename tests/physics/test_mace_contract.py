@@ -32,7 +32,7 @@ PAIRS = [
     ("RealAgnostic", NONLINEAR),
 ]
 COMBINATIONS = [(*pair, hidden) for pair in PAIRS for hidden in ("4x0e", "4x0e + 4x1o")]
-# Every block once; (RealAgnostic, RealAgnosticResidual, L = 1) is what the first tests use.
+# Every block but that with attention; (RealAgnostic, RealAgnosticResidual, L = 1) is what the first tests use.
 QUICK = [
     ("RealAgnosticResidual", "RealAgnostic", "4x0e + 4x1o"),
     ("RealAgnosticDensity", "RealAgnosticDensityResidual", "4x0e + 4x1o"),
