@@ -120,7 +120,8 @@ def run_on_device(
       ConfigError: options that are wrong, or that would do nothing; a model without energies.
       DataError: atoms that are no valid structure, an element that the model does not know, an input that it needs, another constraint; a
         state file that is damaged or of another run.
-      SimulationError: a number that is not finite, an absurd temperature, atoms that collapsed, an output that could not be written.
+      SimulationError: a number that is not finite, an absurd temperature, a potential energy that jumps, atoms that collapsed, an output
+        that could not be written.
     """
     ensemble = check(ensemble, atoms.pbc)
     if head is not None or len(model.config.heads) > 1:

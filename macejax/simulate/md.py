@@ -18,6 +18,7 @@ from macejax.config import ConfigError
 
 ABSURD = 10.0  # times the temperature that was asked for, or that the run began with: the run has exploded
 COLDEST_REFERENCE = 300.0  # K; below it, `ABSURD` counts from here
+JUMP = 1e6 / ABSURD  # times the kinetic energy at that temperature: what the potential energy may change by in one step
 
 
 class SimulationError(RuntimeError):
@@ -84,7 +85,7 @@ def run_md(
 
     Raises:
       ConfigError: options that are wrong, or that would do nothing in this ensemble; a calculator without energies.
-      SimulationError: a number that is not finite, or an absurd temperature.
+      SimulationError: a number that is not finite, an absurd temperature, or a potential energy that jumps.
     """
     if temperature is not None and not temperature >= 0:
         raise ConfigError(f"a temperature is 0 K or more, not {temperature}.")
@@ -97,12 +98,14 @@ def run_md(
         thermalize(atoms, temperature, rng)
     dynamics = _integrator(atoms, ensemble, timestep, temperature, pressure, relaxation_time, barostat_time, free_shape, rng)
     limit = max_temperature or hottest(atoms, temperature)
+    most = JUMP * 1.5 * len(atoms) * units.kB * limit
     state = thermo(atoms, 0, timestep)
 
     def watch() -> None:
         nonlocal state
-        state = thermo(atoms, dynamics.nsteps, timestep)
-        if not math.isfinite(state.total_energy) or state.temperature > limit:
+        before, state = state.potential_energy, thermo(atoms, dynamics.nsteps, timestep)
+        jumped = abs(state.potential_energy - before) > most
+        if not math.isfinite(state.total_energy) or state.temperature > limit or jumped:
             raise explosion(state.step, state.total_energy, state.temperature, limit, timestep)
         ended = stop is not None and stop() is not None
         if observe is not None and (state.step % every == 0 or state.step == steps or ended):
@@ -167,6 +170,11 @@ def explosion(step: int, total_energy: float, temperature: float, limit: float, 
     """The error that ends a run whose numbers are not finite, or absurd."""
     if not (math.isfinite(total_energy) and math.isfinite(temperature)):
         return SimulationError(f"step {step}: the total energy is {total_energy}. Look at the start, or take a shorter timestep.")
+    if temperature <= limit:
+        return SimulationError(
+            f"step {step}: the total energy is {total_energy:.6g} eV, after one step that changed the potential energy by more than {JUMP:.0e} "
+            f"times the kinetic energy at {limit:.0f} K. The model has a hole or a wall there."
+        )
     return SimulationError(
         f"step {step}: the temperature is {temperature:.0f} K, above {limit:.0f} K. It exploded: the timestep ({timestep} fs) may be too "
         "long, the start too far from equilibrium, or the model out of its depth."

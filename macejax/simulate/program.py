@@ -14,7 +14,7 @@ from macejax.data.structure import DataError
 from macejax.potential import SiteEnergy
 from macejax.simulate.integrators import Middle, Settings, State, kinetic_energy, step
 from macejax.simulate.list_shape import grown, reshape
-from macejax.simulate.md import SimulationError, explosion
+from macejax.simulate.md import JUMP, SimulationError, explosion
 from macejax.simulate.row_list import RowList, update
 from macejax.simulate.system import Evaluation, Species, evaluate
 
@@ -50,7 +50,7 @@ def advance(
       limit: of the kinetic energy, eV.
 
     Returns:
-      The state, its list, and whether its numbers are finite and its kinetic energy below the limit.
+      The state, its list, and whether its numbers are finite, its kinetic energy below the limit and its potential energy without jumps.
     """
 
     def renew(positions: jax.Array, cell: jax.Array, rows: RowList) -> tuple[Evaluation, RowList]:
@@ -63,8 +63,9 @@ def advance(
 
     def body(carry: tuple[State, RowList, jax.Array]) -> tuple[State, RowList, jax.Array]:
         state, rows = step(carry[0], carry[1], settings, middle, renew)
+        jumped = jnp.abs(state.found.energy - carry[0].found.energy) > JUMP * limit  # not at first, when nothing is known
         # NaN is not below any limit.
-        return state, rows, jnp.isfinite(state.found.energy) & (kinetic_energy(state, settings) <= limit)
+        return state, rows, jnp.isfinite(state.found.energy) & (kinetic_energy(state, settings) <= limit) & ~jumped
 
     return jax.lax.while_loop(goes_on, body, (state, rows, jnp.bool_(True)))
 
@@ -72,9 +73,9 @@ def advance(
 def run_chunk(program: Program, state: State, rows: RowList, until: int, timestep: float) -> tuple[State, RowList, int]:
     """From a state to step `until`. Where the list overflows, the chunk is done again up to the step before, and goes on in larger arrays.
 
-    The list goes over into them as it is, and the forces of that step are computed in them anew, since the order of a sum, and so its
-    rounding, may depend on their size. What follows has the bits of a run whose arrays were large from that step on: which step that is
-    depends on the atoms alone, not on where chunks begin.
+    The list goes over into them as it is, and the forces of that step are computed in them anew, since the rounding of a matrix product
+    may depend on their size. What follows has the bits of a run whose arrays were large from that step on: which step that is depends on
+    the atoms alone, not on where chunks begin.
 
     Args:
       timestep: fs, for messages.
@@ -83,7 +84,7 @@ def run_chunk(program: Program, state: State, rows: RowList, until: int, timeste
       The state, its list, and how often it had to grow.
 
     Raises:
-      SimulationError: a number that is not finite, an absurd temperature, or atoms that collapsed.
+      SimulationError: a number that is not finite, an absurd temperature, a potential energy that jumps, or atoms that collapsed.
     """
     per_kelvin = max(int(np.sum(program.settings.free)), 1) / 2 * kB
     limit = np.float64(per_kelvin * program.hottest)

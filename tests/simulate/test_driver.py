@@ -19,7 +19,7 @@ from macejax.simulate import Calculator, Ensemble, SimulationError, driver, list
 from macejax.simulate.md import drift
 from macejax.simulate.program import first_evaluation, run_chunk
 from macejax.simulate.restart import load_state
-from tests.simulate.toy import LATTICE, morse, toy_model
+from tests.simulate.toy import LATTICE, flying_apart, hollow, morse, toy_model
 
 SAME = 1e-10  # eV, eV/Angstrom, Angstrom: float64, other order of sums
 REVERSED = 1e-8  # Angstrom, after 100 steps there and 100 back
@@ -144,9 +144,16 @@ DENSER = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 10.0, 200.0, 0.02)  # a c
 
 
 @pytest.mark.bits
-def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(monkeypatch):
-    """To the bit from the step on at which they grow. Before it, arrays of another size round otherwise: there to rounding."""
+@pytest.mark.parametrize("kind", ["toy", pytest.param("mace", marks=pytest.mark.thorough)])
+def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(kind, monkeypatch):
+    """To the bit: the toy from the first step on, a MACE, whose matrix products round as their size has it, from the step on at which arrays
+    grow, and before it to rounding.
+    """
     grown, shapes = [], []
+    model, ensemble, options = MODEL, DENSER, {"site_energy": morse}
+    if kind == "mace":
+        config = ModelConfig(elements=(29,), e0s=(0.0,), cutoff=4.0, hidden_irreps="4x0e", l_max=1, correlation=2, scale=0.01)
+        model, ensemble, options = init_model(config, jax.random.key(0), np.float64), DENSER._replace(pressure=3.0), {}
 
     def chunk(program, state, rows, until, timestep):
         end, new, growths = run_chunk(program, state, rows, until, timestep)
@@ -165,11 +172,12 @@ def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(monk
     monkeypatch.setattr(driver, "run_chunk", chunk)
     monkeypatch.setattr(list_shape, "HEADROOM", 1.0)
     tight, ample = copper(2), copper(2)
-    outcome, _ = run(tight, 100, DENSER, every=9)
+    outcome = run_on_device(model, tight, 100, ensemble, skin=0.3, every=9, **options)
     assert outcome.num_replays == 1 and shapes[-1].slots > shapes[0].slots and grown == [True]
     monkeypatch.setattr(driver, "shape_for", lambda *_: shapes[-1])
-    outcome, _ = run(ample, 100, DENSER, every=9)
-    assert outcome.num_replays == 0
+    assert run_on_device(model, ample, 100, ensemble, skin=0.3, every=9, **options).num_replays == 0
+    if kind == "toy":
+        assert bits(tight) == bits(ample)
     for ours, theirs in (
         (tight.positions, ample.positions),
         (tight.cell.array, ample.cell.array),
@@ -285,6 +293,19 @@ def test_runs_that_explode_end_in_the_very_step():
 
     with pytest.raises(SimulationError, match=r"step \d+: the total energy is (nan|inf|-inf)"):
         run(copper(), 500, Ensemble("nve", 2.0, 600.0), site_energy=spoilt)
+
+
+def test_a_hole_without_forces_ends_a_run_in_the_very_step():
+    """Row 37: the potential energy falls a million times as far as atoms have kinetic energy, in one step and with nothing hot."""
+    ends = []
+    for chunk in (7, 400):
+        with pytest.raises(SimulationError, match=r"step \d+: the total energy is -4e\+09 eV, after one step .* hole") as caught:
+            run(flying_apart(), 500, Ensemble("nve", 2.0), site_energy=hollow, chunk=chunk)
+        ends.append(str(caught.value))
+    assert ends[0] == ends[1]
+    atoms = flying_apart()
+    run(atoms, 100, Ensemble("nve", 2.0), site_energy=lambda *given: hollow(*given) / 1e6)  # 4000 eV are no million times
+    assert atoms.get_distance(0, 1) > 4.0
 
 
 def test_ramps_stop_with_a_typed_error():

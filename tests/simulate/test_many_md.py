@@ -20,7 +20,7 @@ from macejax.data.structure import DataError
 from macejax.model.model import Model, init_model
 from macejax.simulate import Calculator
 from macejax.simulate.many import record_each, run_many
-from tests.simulate.toy import CUTOFF, LATTICE, morse, toy_model
+from tests.simulate.toy import CUTOFF, LATTICE, flying_apart, hollow, morse, toy_model
 
 ASE = 1e-10  # Angstrom after 20 steps
 ALONE = 1e-12  # relative
@@ -164,6 +164,12 @@ def test_who_explodes_is_stopped_alone():
     alone = run([good], 60, timestep=6.0, temperature=300.0).runs[0]
     np.testing.assert_allclose(found[0].atoms.positions, alone.atoms.positions, rtol=ALONE)
     assert not found[0].stopped and not found[2].stopped
+
+
+def test_a_hole_without_forces_stops_who_falls_into_it():
+    found = run_many(toy_model(), [cluster(), flying_apart()], 100, timestep=2.0, site_energy=hollow).runs
+    assert "jumped" in found[1].stopped and 0 < found[1].thermo[-1].step < 100
+    assert not found[0].stopped and found[0].thermo[-1].step == 100
 
 
 def test_numbers_that_are_not_finite_are_named():

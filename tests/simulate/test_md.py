@@ -16,7 +16,7 @@ from macejax.data.structure import DataError
 from macejax.simulate import Calculator, SimulationError, recorder, run_md
 from macejax.simulate.md import Thermo, drift
 from macejax.simulate.record import read_frames
-from tests.simulate.toy import LATTICE, morse, toy_model
+from tests.simulate.toy import LATTICE, flying_apart, hollow, morse, toy_model
 
 ORDER_TWO = 0.5  # about 4, the ratio of energy fluctuations at a timestep and its half
 DRIFT = 5e-3  # meV/atom/ps
@@ -115,6 +115,14 @@ def test_an_exploding_run_is_stopped():
     atoms.positions[0] += 1.7
     with pytest.raises(SimulationError, match=r"step \d+: the temperature"):
         run_md(atoms, 500, timestep=10.0, temperature=300.0)
+
+
+def test_a_hole_without_forces_is_seen():
+    atoms = flying_apart()
+    atoms.calc = Calculator(toy_model(), site_energy=hollow)
+    with pytest.raises(SimulationError, match=r"step \d+: the total energy is -4e\+09 eV, after one step .* hole"):
+        run_md(atoms, 500, timestep=2.0)
+    assert 3.0 < atoms.get_distance(0, 1) < 3.1
 
 
 def test_velocities():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import jraph
+from ase import Atoms
 
 from macejax.config import ModelConfig
 from macejax.model.geometry import rows
@@ -25,6 +26,20 @@ def morse(params: dict, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Arr
     step = (1 - x**2) ** 4
     bond = params["depth"] * ((1 - jnp.exp(-params["a"] * (r - params["r0"]))) ** 2 - 1) * step
     return jnp.sum(jnp.where(mask, bond, 0), axis=1) / 2
+
+
+def hollow(params: dict, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
+    """Morse, and a hole for bonds from 3.0 to 3.9 Angstrom, which no force tells of."""
+    length = jnp.linalg.norm(vectors, axis=-1)
+    fallen = rows(graph.edges["mask"], graph) & (length > 3.0) & (length < 3.9)
+    return morse(params, vectors, graph) - 2e9 * jnp.sum(fallen, axis=1)
+
+
+def flying_apart() -> Atoms:
+    """Two atoms of copper that leave each other."""
+    atoms = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.6]])
+    atoms.set_velocities([[0, 0, -0.1], [0, 0, 0.1]])
+    return atoms
 
 
 def toy_model(depth: float = 0.4, a: float = 1.4, r0: float = 2.55) -> Model:

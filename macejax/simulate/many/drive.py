@@ -15,7 +15,7 @@ from macejax.data.inputs import Embedding
 from macejax.data.species import species_index
 from macejax.data.structure import DataError, Structure
 from macejax.model.model import Model
-from macejax.simulate.many.fields import HOT, NONFINITE, RUNNING, STALE, Fields, pack, unpack
+from macejax.simulate.many.fields import HOT, JUMPED, NONFINITE, RUNNING, STALE, Fields, pack, unpack
 from macejax.simulate.many.lists import Listed, find, gather_lists
 from macejax.simulate.many.program import Program
 from macejax.simulate.many.systems import params_of
@@ -236,6 +236,8 @@ def _reason(status: int, step: int) -> str:
         return f"step {step + 1}: the energy or a force is not finite. Do atoms overlap, or is the timestep too long?"
     if status == HOT:
         return f"step {step}: it exploded: the timestep may be too long, the start too far from equilibrium, or the model out of its depth."
+    if status == JUMPED:
+        return f"step {step}: the potential energy jumped, by more than a million times the kinetic energy: the model has a hole or a wall there."
     return ""
 
 

@@ -16,9 +16,10 @@ import jraph
 
 from macejax.model.geometry import sum_per_graph
 from macejax.simulate import splitting
-from macejax.simulate.many.fields import HOT, RUNNING, Fields, choose, of_atoms
+from macejax.simulate.many.fields import HOT, JUMPED, RUNNING, Fields, choose, of_atoms
 from macejax.simulate.many.program import Rule
 from macejax.simulate.matrices import exponential, volumes
+from macejax.simulate.md import JUMP
 
 Ensemble = Literal["nve", "nvt", "npt"]
 ATOMS, CELL = range(2)  # streams of random numbers
@@ -44,9 +45,10 @@ def rule(ensemble: Ensemble, free_shape: bool = False) -> Rule:
     def finish(state: Fields, graph: jraph.GraphsTuple) -> Fields:
         return choose(state.globals["new"], state, _kick(state, graph), graph)
 
-    def verdict(state: Fields, graph: jraph.GraphsTuple) -> jax.Array:
-        temperature = 2 * kinetic_energy(state, graph) / state.globals["freedom"]
-        return jnp.where(temperature > state.globals["hottest"], HOT, RUNNING)
+    def verdict(before: Fields, state: Fields, graph: jraph.GraphsTuple) -> jax.Array:
+        most = state.globals["freedom"] / 2 * state.globals["hottest"]
+        jumped = jnp.abs(state.globals["energy"] - before.globals["energy"]) > JUMP * most  # not where it is new: NaN
+        return jnp.where(kinetic_energy(state, graph) > most, HOT, jnp.where(jumped, JUMPED, RUNNING))
 
     return Rule(move, finish, verdict)
 

@@ -13,7 +13,7 @@ import numpy as np
 from macejax.model.geometry import sum_per_graph
 
 # globals["status"] of a system.
-RUNNING, STALE, NONFINITE, HOT, DONE = range(5)
+RUNNING, STALE, NONFINITE, HOT, DONE, JUMPED = range(6)
 
 
 class Fields(NamedTuple):

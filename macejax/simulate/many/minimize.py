@@ -46,8 +46,8 @@ def rule(optimizer: Optimizer, cells: bool) -> Rule:
         largest = {"largest_force": longest(force, graph), "largest_stress": excess_stress(state)}
         return state.update({"downhill": force.atoms}, cell_downhill=force.cell, **largest)
 
-    def verdict(state: Fields, graph: jraph.GraphsTuple) -> jax.Array:
-        del graph
+    def verdict(before: Fields, state: Fields, graph: jraph.GraphsTuple) -> jax.Array:
+        del before, graph
         low = (state.globals["largest_force"] < state.globals["fmax"]) & (state.globals["largest_stress"] <= state.globals["smax"])
         return jnp.where(low, DONE, RUNNING)
 

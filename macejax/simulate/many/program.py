@@ -23,7 +23,8 @@ class Rule(NamedTuple):
     move: Callable[[Fields, jraph.GraphsTuple], Fields]  # to the positions and cell at which forces are needed next
     # What the step does once energy, forces and strain_derivative are new. Systems that are `new` have not moved: this was no step.
     finish: Callable[[Fields, jraph.GraphsTuple], Fields]
-    verdict: Callable[[Fields, jraph.GraphsTuple], jax.Array]  # status [G] of the systems that have just been evaluated
+    # `(before, after, graph) -> status [G]` of the systems that have just been evaluated; what is not known before is NaN.
+    verdict: Callable[[Fields, Fields, jraph.GraphsTuple], jax.Array]
 
 
 class Recorded(NamedTuple):
@@ -139,7 +140,7 @@ def _step(
     after = rule.finish(known, graph).update(new=jnp.zeros_like(new), step=step)
     finite = jnp.isfinite(found.energy + sum_per_graph(jnp.sum(found.forces, axis=1), graph))
     missing = used > 1  # not where it is NaN: then nothing is finite
-    verdict = jnp.where(missing, STALE, jnp.where(finite, rule.verdict(after, graph), NONFINITE))
+    verdict = jnp.where(missing, STALE, jnp.where(finite, rule.verdict(state, after, graph), NONFINITE))
     taken = active & ((verdict == RUNNING) | (verdict > NONFINITE))
     status = jnp.where(active, verdict, state.globals["status"]).astype(state.globals["status"].dtype)
     return choose(taken, after, state, graph).update(status=status)
