@@ -15,7 +15,7 @@ from macejax.ops.gather import select_rows
 from macejax.ops.polynomial import Table, Term, polynomial
 
 _ZERO = 1e-12  # coefficients below are rounding
-_LARGE_BLOCKS = 8  # of work that streams through memory: only large loops are shared out among threads
+_LARGE_BLOCKS = 4  # of work that streams through memory: only large loops are shared out among threads
 
 
 # Polynomials of more terms than this are evaluated by a matrix product: straight-line code of that length takes too long to compile.

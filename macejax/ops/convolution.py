@@ -11,14 +11,12 @@ For receiver i, path p = (l2 of the neighbour's feature, l1 of the harmonic, l3)
 | h | `neighbors`, [N, M, D, K] |
 | C | `path.coefficients` |
 
-The sum over neighbours comes first, one batched matrix product per l1; the coupling C, which knows no neighbour, is applied per atom
-after it.
+`neighbor_sum` has the sum over neighbours with its coupling; features that depend on the neighbour's species alone are summed here.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,12 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
-from macejax.ops.neighbor_kernels import Terms
-from macejax.ops.neighbor_sum import kernels_run, sum_neighbors
-from macejax.ops.polynomial import Table, Term, polynomial
+from macejax.ops.neighbor_plain import sum_slots
+from macejax.ops.neighbor_sum import sum_neighbors
+from macejax.ops.neighbor_terms import Terms
 
 _ZERO = 1e-12  # coefficients below are rounding
-_LONG_ROW = 64  # slots
 
 
 class Path(NamedTuple):
@@ -72,25 +69,14 @@ def convolve(
       output irrep -> [N, 2l+1, number of its paths * K], path-major; irreps in the order of the paths.
     """
     channels = neighbors.shape[-1]
-    num_paths = len(paths)
     outputs = tuple(dict.fromkeys(path.out for path in paths))
-    products, couplings, rows = _product_table(paths, irreps), _coupling_table(paths), _message_rows(paths, irreps)
+    rows = _message_rows(paths, irreps)
+    ends = np.cumsum([len(output) for output in rows])[:-1].tolist()
 
     def block(radial: jax.Array, harmonics: jax.Array, neighbors: jax.Array) -> tuple[jax.Array, ...]:
         atoms, slots = radial.shape[:2]
-        weights = radial_network(radial).reshape(atoms, slots, num_paths, channels)
-        if kernels_run():
-            found = sum_neighbors(tuple(itertools.chain(*rows)), weights, harmonics, neighbors)
-            ends = np.cumsum([len(output) for output in rows])[:-1].tolist()
-            return tuple(
-                part.reshape(atoms, 2 * _degree(out) + 1, -1) for out, part in zip(outputs, jnp.split(found, ends, 1), strict=True)
-            )
-        transposed = jnp.swapaxes(harmonics, 1, 2)  # [B, lm, M]: the layout in which XLA:CPU has a fast batched product
-        summed = []
-        for l1, product in enumerate(polynomial(products, weights, neighbors)):  # [B, M, sum of (2 l2 + 1), K]
-            total = _sum_slots(transposed[:, l1**2 : (l1 + 1) ** 2], product.reshape(atoms, slots, -1))
-            summed.append(total.reshape(atoms, -1, channels))
-        messages = polynomial(couplings, *summed)
+        weights = radial_network(radial).reshape(atoms, slots, len(paths), channels)
+        messages = jnp.split(sum_neighbors(tuple(itertools.chain(*rows)), weights, harmonics, neighbors), ends, axis=1)
         return tuple(message.reshape(atoms, 2 * _degree(out) + 1, -1) for out, message in zip(outputs, messages, strict=True))
 
     size = block_size(bytes_per_atom(neighbors.shape[1], channels, paths, neighbors.dtype), neighbors.shape[0])
@@ -98,40 +84,10 @@ def convolve(
 
 
 def bytes_per_atom(slots: int, channels: int, paths: Sequence[Path], dtype: jnp.dtype) -> int:
-    """Temporaries of `convolve`: the radial weights of all edges of an atom and their products with the neighbours' features."""
-    return slots * channels * sum(2 + 2 * _degree(path.node) for path in paths) * jnp.dtype(dtype).itemsize
-
-
-def _product_table(paths: Sequence[Path], irreps: Sequence[str]) -> Table:
-    """(weights [P], neighbour features [D]) -> for each degree of the harmonics, the products of its paths."""
-    offsets = _offsets(irreps)
-    return Table(
-        [
-            [(1.0, ((0, p), (1, row)))]
-            for p, path in enumerate(paths)
-            if _degree(path.harmonic) == l1
-            for row in range(offsets[path.node].start, offsets[path.node].stop)
-        ]
-        for l1 in range(_num_harmonics(paths))
-    )
-
-
-def _coupling_table(paths: Sequence[Path]) -> Table:
-    """Sums over neighbours of each degree of the harmonics, rows (m1, product) -> for each output, rows (m3, path)."""
-    place, width = {}, [0] * _num_harmonics(paths)
-    for p, path in enumerate(paths):
-        l1 = _degree(path.harmonic)
-        place[p] = width[l1]
-        width[l1] += 2 * _degree(path.node) + 1
-
-    def terms(p: int, m3: int) -> list[Term]:
-        coefficients, l1 = paths[p].coefficients[m3], _degree(paths[p].harmonic)
-        return [
-            (float(coefficients[m1, m2]), ((l1, m1 * width[l1] + place[p] + m2),))
-            for m1, m2 in np.argwhere(np.abs(coefficients) > _ZERO).tolist()
-        ]
-
-    return Table([terms(p, m3) for m3 in range(2 * _degree(out) + 1) for p in found] for out, found in _by_output(paths).items())
+    """Temporaries of `convolve`: the radial weights of all edges of an atom, their products with the neighbours' features, and gradients by
+    the former.
+    """
+    return slots * channels * sum(3 + 2 * _degree(path.node) for path in paths) * jnp.dtype(dtype).itemsize
 
 
 def _message_rows(paths: Sequence[Path], irreps: Sequence[str]) -> list[list[Terms]]:
@@ -172,7 +128,7 @@ def convolve_species(
         hidden = hidden_network(radial)
         member = (slot[..., None] == jnp.arange(num_species, dtype=jnp.int32)).astype(harmonics.dtype)
         by_species = (member[..., None] * harmonics[:, :, None]).reshape(atoms, slots, -1)
-        summed = _sum_slots(jnp.swapaxes(by_species, 1, 2), hidden).reshape(atoms, num_species, -1, hidden.shape[-1])
+        summed = sum_slots(jnp.swapaxes(by_species, 1, 2), hidden).reshape(atoms, num_species, -1, hidden.shape[-1])
         messages = []
         for p, path in enumerate(paths):
             l1 = _degree(path.harmonic)
@@ -187,23 +143,8 @@ def convolve_species(
     return dict(zip(_by_output(paths), map_blocks(block, (edges.radial, edges.harmonics, edges.slot), size), strict=True))
 
 
-def _sum_slots(harmonics: jax.Array, features: jax.Array) -> jax.Array:
-    """Sum over slots, [B, Y, M] x [B, M, F] -> [B, Y, F]: long rows in parts, for one float32 sum of hundreds of terms loses a digit."""
-    slots = features.shape[1]
-    part = math.gcd(slots, _LONG_ROW)
-    if slots <= _LONG_ROW or part < _LONG_ROW // 4:
-        return jnp.matmul(harmonics, features)
-    y = harmonics.reshape(*harmonics.shape[:2], -1, part)
-    x = features.reshape(features.shape[0], -1, part, features.shape[2])
-    return jnp.sum(jnp.matmul(jnp.swapaxes(y, 1, 2), x), axis=1)
-
-
 def _degree(irrep: str) -> int:
     return int(irrep[:-1])
-
-
-def _num_harmonics(paths: Sequence[Path]) -> int:
-    return 1 + max(_degree(path.harmonic) for path in paths)
 
 
 def _by_output(paths: Sequence[Path]) -> dict[str, list[int]]:

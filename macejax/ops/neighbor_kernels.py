@@ -10,36 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-WEIGHTS, HARMONICS, FEATURES, MESSAGES = range(4)
-NAMES = ("weights", "harmonics", "features", "messages")
-EDGES = (WEIGHTS, HARMONICS, FEATURES)
-Terms = tuple[tuple[int, int, int, float], ...]  # (path, harmonic, component of the feature, coefficient)
-Rows = tuple[Terms, ...]
+from macejax.ops.neighbor_terms import FEATURES, HARMONICS, MESSAGES, NAMES, WEIGHTS, Rows, Terms, shape_of
 
 # Channels that one program of a kernel works on, a thread each. Gradients end in sums over channels, which are quickest within a warp.
 _LANES = {"messages": 128, "gradients": 32}
 # Programs that fill a large GPU: where atoms are fewer, their slots are shared out.
 _ENOUGH_PROGRAMS = 4096
-
-
-def shape_of(which: int, shapes: dict[int, tuple[int, ...]], rows: Rows) -> tuple[int, ...]:
-    """Shape of array number `which`, from those of others."""
-    num, slots = shapes[WEIGHTS if which != WEIGHTS else FEATURES][:2]
-    channels = shapes[FEATURES if which != FEATURES else WEIGHTS][-1]
-    paths, harmonics, components = counts_of(rows)
-    return {
-        WEIGHTS: (num, slots, paths, channels),
-        HARMONICS: (num, slots, harmonics),
-        FEATURES: (num, slots, components, channels),
-        MESSAGES: (num, len(rows), channels),
-    }[which]
-
-
-@functools.cache
-def counts_of(rows: Rows) -> tuple[int, int, int]:
-    """Paths, harmonics, components of a feature."""
-    terms = [term for row in rows for term in row]
-    return 1 + max(p for p, *_ in terms), 1 + max(y for _, y, *_ in terms), 1 + max(d for _, _, d, _ in terms)
 
 
 def _messages_kernel(rows: Rows, weights: Any, harmonics: Any, features: Any, messages: Any) -> None:

@@ -1,4 +1,4 @@
-"""The sum over neighbours, with its coupling, as one operation with kernels for CUDA devices.
+"""The sum over neighbours, with its coupling, as one operation: in plain XLA, and with kernels for CUDA devices.
 
 Messages are linear in each of three arrays of the edges,
 
@@ -6,12 +6,17 @@ Messages are linear in each of three arrays of the edges,
 
 and with a cotangent g of A the number sum_{i, r, k} g A is linear in each of four: R, Y, h and g. Its derivative by any of the four is a
 function of the other three; the messages themselves are the one by g. These four functions are closed under differentiation: a tangent
-takes the place of an argument, a transpose exchanges two of them. So one primitive has derivatives of every order, and no product over
-neighbours, path and component is ever in memory.
+takes the place of an argument, a transpose exchanges two of them. So one primitive has derivatives of every order, and each of the four
+can be written as its machine has it best, which is not how autodiff would write the derivatives of the first.
 
 A gradient asks for three of them at once, from the same R, Y, h and g. To see that it does, tangents are kept together in a second
-primitive (`_tangent`), the transpose of which is a third (`_gradients`), with a kernel of its own. Both are sums, or tuples, of the first
-and are differentiated as such.
+primitive (`_tangent`), the transpose of which is a third (`_gradients`). Both are sums, or tuples, of the first and are differentiated as
+such.
+
+| back end | file |
+|---|---|
+| plain XLA | `neighbor_plain.py` |
+| CUDA | `neighbor_kernels.py` |
 """
 
 from __future__ import annotations
@@ -22,26 +27,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from macejax.ops.neighbor_kernels import EDGES, FEATURES, HARMONICS, MESSAGES, WEIGHTS, Rows, call_kernel, counts_of
+from macejax.ops import neighbor_plain
+from macejax.ops.neighbor_kernels import call_kernel
+from macejax.ops.neighbor_terms import EDGES, FEATURES, HARMONICS, MESSAGES, WEIGHTS, Rows, counts_of, others
 
-_use: bool | None = None
+_use = True
 
 
-def use_kernels(use: bool | None) -> None:
-    """Whether programs traced from now on use the kernels: None, the default, where there is a device for them."""
+def use_kernels(use: bool) -> None:
+    """Whether programs compiled from now on use the kernels where there is a device for them."""
     global _use
     _use = use
-
-
-def kernels_run() -> bool:
-    """Whether programs that are being traced use the kernels."""
-    if _use is not None:
-        return _use
-    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
 
 
 def sum_neighbors(rows: Rows, weights: jax.Array, harmonics: jax.Array, features: jax.Array) -> jax.Array:
@@ -63,21 +62,6 @@ def _by(which: int, rows: Rows, *others: jax.Array) -> jax.Array:
     return _derivative.bind(*others, which=which, rows=rows)
 
 
-def _others(which: int) -> list[int]:
-    return [k for k in range(4) if k != which]
-
-
-def _plain(*arguments: jax.Array, which: int, rows: Rows) -> jax.Array:
-    """What the kernel computes, by one dense coupling tensor."""
-    subscripts = {WEIGHTS: "njpk", HARMONICS: "njy", FEATURES: "njdk", MESSAGES: "nrk"}
-    dense = np.zeros((len(rows), *counts_of(rows)))
-    for r, terms in enumerate(rows):
-        for p, y, d, c in terms:
-            dense[r, p, y, d] += c
-    operands = ",".join(subscripts[k] for k in _others(which))
-    return jnp.einsum(f"rpyd,{operands}->{subscripts[which]}", jnp.asarray(dense, arguments[0].dtype), *arguments)
-
-
 def _derivative_jvp(primals, tangents, *, which: int, rows: Rows):
     out = _by(which, rows, *primals)
     moving = {k: x for k, x in enumerate(tangents) if not isinstance(x, ad.Zero)}
@@ -93,13 +77,13 @@ def _derivative_transpose(cotangent, *arguments, which: int, rows: Rows):
     gradients: list[jax.Array | None] = [None, None, None]
     if not isinstance(cotangent, ad.Zero):
         (k,) = (k for k, argument in enumerate(arguments) if ad.is_undefined_primal(argument))
-        arrays = dict(zip(_others(which), arguments, strict=True)) | {which: cotangent}
-        asked = _others(which)[k]
-        gradients[k] = _by(asked, rows, *(arrays[kind] for kind in _others(asked)))
+        arrays = dict(zip(others(which), arguments, strict=True)) | {which: cotangent}
+        asked = others(which)[k]
+        gradients[k] = _by(asked, rows, *(arrays[kind] for kind in others(asked)))
     return gradients
 
 
-def _tangent_plain(*arguments: jax.Array, rows: Rows) -> jax.Array:
+def _tangent_of(*arguments: jax.Array, rows: Rows) -> jax.Array:
     """Of messages, along tangents of all three arrays: the arrays, then the tangents."""
     arrays, tangents = arguments[:3], arguments[3:]
     parts = [_by(MESSAGES, rows, *arrays[:k], tangents[k], *arrays[k + 1 :]) for k in range(3)]
@@ -114,7 +98,7 @@ def _tangent_transpose(cotangent, *arguments, rows: Rows):
     return gradients
 
 
-def _gradients_plain(weights: jax.Array, harmonics: jax.Array, features: jax.Array, cotangent: jax.Array, *, rows: Rows) -> list[jax.Array]:
+def _gradients_of(weights: jax.Array, harmonics: jax.Array, features: jax.Array, cotangent: jax.Array, *, rows: Rows) -> list[jax.Array]:
     return [
         _by(WEIGHTS, rows, harmonics, features, cotangent),
         _by(HARMONICS, rows, weights, features, cotangent),
@@ -133,22 +117,35 @@ def _gradients_transpose(cotangents, *arguments, rows: Rows):
     return [None, None, None, functools.reduce(jnp.add, parts) if parts else None]
 
 
-def _primitive(name: str, plain: Callable[..., Any], kernel: Callable[..., Any] | None, multiple: bool) -> Primitive:
-    """A primitive of arrays that all have the atoms as leading axis; without a rule for derivatives it is differentiated as `plain`."""
+def _primitive(
+    name: str,
+    definition: Callable[..., Any],
+    plain: Callable[..., Any],
+    kernel: Callable[..., Any] | None,
+    multiple: bool,
+) -> Primitive:
+    """A primitive of arrays that all have the atoms as leading axis; without a rule for derivatives it is differentiated as its definition.
+
+    Args:
+      name: of the primitive.
+      definition: what it is, in terms of other primitives, or for the first of all, in plain XLA.
+      plain: the same in plain XLA.
+      kernel: the same on a CUDA device, where it has a kernel of its own.
+      multiple: whether it has several results.
+    """
     primitive = Primitive(name)
     primitive.multiple_results = multiple
 
     def abstract(*arguments, **params):
-        shapes = jax.eval_shape(functools.partial(plain, **params), *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arguments))
-        found = jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), shapes)
-        return found
+        shapes = jax.eval_shape(functools.partial(definition, **params), *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arguments))
+        return jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), shapes)
 
     def jvp(primals, tangents, **params):
         def along(*moved):
             arguments = list(primals)
             for k, x in zip(moving, moved, strict=True):
                 arguments[k] = x
-            return plain(*arguments, **params)
+            return definition(*arguments, **params)
 
         moving = [k for k, x in enumerate(tangents) if not isinstance(x, ad.Zero)]
         out = primitive.bind(*primals, **params)
@@ -165,20 +162,40 @@ def _primitive(name: str, plain: Callable[..., Any], kernel: Callable[..., Any] 
         found = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
         return found, [0] * len(found) if multiple else 0
 
-    primitive.def_impl(lambda *arguments, **params: jax.jit(functools.partial(primitive.bind, **params))(*arguments))
+    def on_cuda(*arguments, **params):
+        return kernel(*arguments, **params) if _use else plain(*arguments, **params)
+
+    primitive.def_impl(lambda *arguments, **params: _compiled(primitive, _use, **params)(*arguments))
     primitive.def_abstract_eval(abstract)
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=multiple))
     if kernel is not None:
-        mlir.register_lowering(primitive, mlir.lower_fun(kernel, multiple_results=multiple), platform="cuda")
+        mlir.register_lowering(primitive, mlir.lower_fun(on_cuda, multiple_results=multiple), platform="cuda")
     return primitive
 
 
-_derivative = _primitive("sum_neighbors", _plain, lambda *x, which, rows: call_kernel((which,), rows, *x)[0], False)
+@functools.cache
+def _compiled(primitive: Primitive, use: bool, **params: Any) -> Callable[..., Any]:
+    """What evaluates a primitive outside of any program, compiled once."""
+    del use  # which code that is
+    return jax.jit(functools.partial(primitive.bind, **params))
+
+
+def _plain(*arguments: jax.Array, which: int, rows: Rows) -> jax.Array:
+    return neighbor_plain.derivative(which, rows, *arguments)
+
+
+_derivative = _primitive("sum_neighbors", _plain, _plain, lambda *x, which, rows: call_kernel((which,), rows, *x)[0], False)
 ad.primitive_jvps[_derivative] = _derivative_jvp
 ad.primitive_transposes[_derivative] = _derivative_transpose
-_tangent = _primitive("sum_neighbors_tangent", _tangent_plain, None, False)
+_tangent = _primitive("sum_neighbors_tangent", _tangent_of, lambda *x, rows: neighbor_plain.tangent(rows, *x), _tangent_of, False)
 ad.primitive_transposes[_tangent] = _tangent_transpose
-_gradients = _primitive("sum_neighbors_gradients", _gradients_plain, lambda *x, rows: call_kernel(EDGES, rows, *x), True)
+_gradients = _primitive(
+    "sum_neighbors_gradients",
+    _gradients_of,
+    lambda *x, rows: neighbor_plain.gradients(rows, *x),
+    lambda *x, rows: call_kernel(EDGES, rows, *x),
+    True,
+)
 ad.primitive_transposes[_gradients] = _gradients_transpose

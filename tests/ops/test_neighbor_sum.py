@@ -1,4 +1,4 @@
-"""The sum over neighbours as one operation: its kernels, run by an interpreter, its derivatives, and the model that uses it."""
+"""The sum over neighbours as one operation: in plain XLA and by kernels, run by an interpreter, its derivatives, and the model that uses it."""
 
 from __future__ import annotations
 
@@ -15,33 +15,47 @@ import macejax
 from macejax.data.batch import capacity_for
 from macejax.model.coupling import convolution_paths
 from macejax.model.linear import irreps_of
-from macejax.ops import neighbor_kernels, neighbor_sum
+from macejax.ops import convolution, neighbor_kernels, neighbor_plain, neighbor_sum
 from macejax.ops.convolution import _message_rows
-from macejax.ops.neighbor_kernels import EDGES, MESSAGES, WEIGHTS
 from macejax.ops.neighbor_sum import sum_neighbors
+from macejax.ops.neighbor_terms import EDGES, FEATURES, HARMONICS, MESSAGES, NAMES, WEIGHTS, counts_of, others
 from tests.structures import structure
 
 ATOMS, SLOTS, CHANNELS = 3, 8, 64
-HARMONICS = ("0e", "1o", "2e", "3o")
+DEGREES = ("0e", "1o", "2e", "3o")
 FEW = (((0, 0, 0, 1.0), (1, 1, 1, -0.5), (0, 2, 1, 0.3)), ((1, 2, 0, 2.0), (0, 1, 0, 0.7)))
+SPARSE = (((0, 5, 1, 0.4), (2, 6, 0, -1.0)),)  # harmonics of degrees that no term has
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def rows_of(irreps: str):
+    node = irreps_of(irreps)
+    return tuple(itertools.chain(*_message_rows(convolution_paths(node, DEGREES, DEGREES), node)))
 
 
 @pytest.fixture(params=["64x0e", "64x0e+64x1o"])
 def rows(request):
-    node = irreps_of(request.param)
-    return tuple(itertools.chain(*_message_rows(convolution_paths(node, HARMONICS, HARMONICS), node)))
+    return rows_of(request.param)
 
 
-@pytest.fixture
-def kernels_on():
-    neighbor_sum.use_kernels(True)
-    yield
-    neighbor_sum.use_kernels(None)
+def dense(which, rows, *arguments):
+    """The derivative by array number `which`, by one dense coupling tensor."""
+    subscripts = {WEIGHTS: "njpk", HARMONICS: "njy", FEATURES: "njdk", MESSAGES: "nrk"}
+    coupling = np.zeros((len(rows), *counts_of(rows)))
+    for r, terms in enumerate(rows):
+        for p, y, d, c in terms:
+            coupling[r, p, y, d] += c
+    operands = ",".join(subscripts[k] for k in others(which))
+    return jnp.einsum(f"rpyd,{operands}->{subscripts[which]}", jnp.asarray(coupling, arguments[0].dtype), *arguments)
+
+
+def all_but(which, arrays):
+    return [x for k, x in enumerate(arrays) if k != which]
 
 
 def arrays(rows, atoms=ATOMS, slots=SLOTS, channels=CHANNELS, dtype=np.float64):
     """Weights, harmonics, features, cotangent of messages."""
-    paths, harmonics, components = neighbor_kernels.counts_of(rows)
+    paths, harmonics, components = counts_of(rows)
     shapes = [
         (atoms, slots, paths, channels),
         (atoms, slots, harmonics),
@@ -52,30 +66,46 @@ def arrays(rows, atoms=ATOMS, slots=SLOTS, channels=CHANNELS, dtype=np.float64):
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("which", range(4), ids=neighbor_kernels.NAMES)
+@pytest.mark.parametrize("terms", ["64x0e", "64x0e+64x1o", "64x0e+64x1o+64x2e", FEW, SPARSE], ids=["L0", "L1", "L2", "few", "sparse"])
+def test_plain_sums_and_derivatives_are_the_dense_expression(terms):
+    """With rows of slots that are summed in parts."""
+    rows = rows_of(terms) if isinstance(terms, str) else terms
+    given = arrays(rows, slots=128, channels=4)
+    expected = [dense(which, rows, *all_but(which, given)) for which in range(4)]
+    for which in range(4):
+        np.testing.assert_allclose(neighbor_plain.derivative(which, rows, *all_but(which, given)), expected[which], **EXACT)
+    for ours, theirs in zip(neighbor_plain.gradients(rows, *given), expected[:3], strict=True):
+        np.testing.assert_allclose(ours, theirs, **EXACT)
+    edges, tangents = given[:3], [jnp.cos(x) for x in given[:3]]
+    along = jax.jvp(functools.partial(dense, MESSAGES, rows), edges, tangents)[1]
+    np.testing.assert_allclose(neighbor_plain.tangent(rows, *edges, *tangents), along, **EXACT)
+
+
+@pytest.mark.parametrize("which", range(4), ids=NAMES)
 def test_each_kernel_is_the_dense_expression(rows, which):
-    others = [x for k, x in enumerate(arrays(rows)) if k != which]
-    (found,) = neighbor_kernels.call_kernel((which,), rows, *others, interpret=True)
-    np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=which, rows=rows), rtol=1e-12, atol=1e-12)
+    given = all_but(which, arrays(rows))
+    (found,) = neighbor_kernels.call_kernel((which,), rows, *given, interpret=True)
+    np.testing.assert_allclose(found, dense(which, rows, *given), **EXACT)
 
 
 def test_the_kernel_of_gradients_gives_all_three(rows):
-    found = neighbor_kernels.call_kernel(EDGES, rows, *arrays(rows), interpret=True)
-    for ours, expected in zip(found, neighbor_sum._gradients_plain(*arrays(rows), rows=rows), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-12)
+    given = arrays(rows)
+    found = neighbor_kernels.call_kernel(EDGES, rows, *given, interpret=True)
+    for which in EDGES:
+        np.testing.assert_allclose(found[which], dense(which, rows, *all_but(which, given)), **EXACT)
 
 
 def test_one_program_per_atom_where_atoms_are_many(rows, monkeypatch):
     monkeypatch.setattr(neighbor_kernels, "_ENOUGH_PROGRAMS", 1)
     edges = arrays(rows)[:3]
     (found,) = neighbor_kernels.call_kernel((MESSAGES,), rows, *edges, interpret=True)
-    np.testing.assert_allclose(found, neighbor_sum._plain(*edges, which=MESSAGES, rows=rows), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found, dense(MESSAGES, rows, *edges), **EXACT)
 
 
 def test_channels_that_32_does_not_divide(rows):
-    others = arrays(rows, channels=24)[1:]
-    (found,) = neighbor_kernels.call_kernel((WEIGHTS,), rows, *others, interpret=True)
-    np.testing.assert_allclose(found, neighbor_sum._plain(*others, which=WEIGHTS, rows=rows), rtol=1e-12, atol=1e-12)
+    given = arrays(rows, channels=24)[1:]
+    (found,) = neighbor_kernels.call_kernel((WEIGHTS,), rows, *given, interpret=True)
+    np.testing.assert_allclose(found, dense(WEIGHTS, rows, *given), **EXACT)
 
 
 @pytest.mark.thorough
@@ -92,7 +122,7 @@ def test_a_pullback_can_be_transposed():
     messages, pullback = jax.vjp(functools.partial(sum_neighbors, rows), *edges)
     (transposed,) = jax.linear_transpose(pullback, messages)(tuple(tangents))
     _, expected = jax.jvp(functools.partial(sum_neighbors, rows), edges, tangents)
-    np.testing.assert_allclose(transposed, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(transposed, expected, **EXACT)
 
 
 def test_a_batch_joins_the_atoms(rows):
@@ -100,7 +130,7 @@ def test_a_batch_joins_the_atoms(rows):
     several = jnp.stack([harmonics, 2 * harmonics], axis=1)
     found = jax.vmap(lambda y: sum_neighbors(rows, weights, y, features), in_axes=1)(several)
     once = sum_neighbors(rows, weights, harmonics, features)
-    np.testing.assert_allclose(found, jnp.stack([once, 2 * once]), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found, jnp.stack([once, 2 * once]), **EXACT)
 
 
 def test_components_that_no_path_touches():
@@ -124,14 +154,14 @@ def _model_and_batch(hidden: str = "4x0e+4x1o", dtype=np.float64):
 
 
 @pytest.mark.thorough
-def test_the_model_is_the_same_with_it(kernels_on):
+def test_the_model_is_that_of_dense_sums(monkeypatch):
     model, batch = _model_and_batch()
 
-    def predict(params, batch):  # a new function each time: what is traced depends on the switch
+    def predict(params, batch):  # a new function each time: what is traced depends on what is patched
         return macejax.predict(macejax.build(model.config).apply, params, batch)
 
     ours = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
-    neighbor_sum.use_kernels(False)
+    monkeypatch.setattr(convolution, "sum_neighbors", functools.partial(dense, MESSAGES))
     plain = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
     assert np.abs(plain.forces).max() > 1e-3
     np.testing.assert_allclose(ours.energy, plain.energy, rtol=1e-12)
@@ -142,7 +172,6 @@ def test_the_model_is_the_same_with_it(kernels_on):
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-11), (np.float32, 2e-5)])
 def test_kernels_on_a_gpu(rows, dtype, tolerance):
     edges = arrays(rows, atoms=70, slots=12, channels=96, dtype=dtype)[:3]
-    assert neighbor_sum.kernels_run()
 
     def energy(*x):
         return jnp.sum(jnp.sin(sum_neighbors(rows, *x)))
@@ -162,8 +191,21 @@ def test_the_model_on_a_gpu_is_that_on_a_cpu(hidden):
     model, batch = _model_and_batch(hidden)
     predict = functools.partial(macejax.predict, macejax.build(model.config).apply)
     found = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
-    neighbor_sum.use_kernels(False)
     with jax.default_device(jax.devices("cpu")[0]):
         expected = jax.jit(lambda p, b: predict(p, b))(model.params, batch)
-    neighbor_sum.use_kernels(None)
     np.testing.assert_allclose(found.forces, expected.forces, rtol=0, atol=1e-10 * np.abs(expected.forces).max())
+
+
+@pytest.mark.gpu
+def test_kernels_can_be_left_out(rows):
+    edges = arrays(rows, dtype=np.float32)[:3]
+
+    def text():
+        return jax.jit(lambda *x: sum_neighbors(rows, *x)).lower(*edges).as_text()
+
+    neighbor_sum.use_kernels(False)
+    try:
+        assert "triton" not in text()
+    finally:
+        neighbor_sum.use_kernels(True)
+    assert "triton" in text()

@@ -18,6 +18,7 @@ from macejax.ops.contraction import contract
 from macejax.ops.convolution import Edges, convolve, convolve_species
 from macejax.ops.gather import gather_neighbors
 from macejax.ops.neighbor_sum import sum_neighbors
+from macejax.ops.neighbor_terms import EDGES
 from tests.marks import rest_is_thorough
 from tests.ops.derivatives import assert_parity, to_third_order
 from tests.ops.test_gather import REVERSE, SENDERS
@@ -185,12 +186,12 @@ def test_kernels_of_sums_over_neighbors(monkeypatch):
         return kernel((which,), rows, *x)[0]
 
     def gradients(*x, rows):
-        ran.add(neighbor_kernels.EDGES)
-        return kernel(neighbor_kernels.EDGES, rows, *x)
+        ran.add(EDGES)
+        return kernel(EDGES, rows, *x)
 
     monkeypatch.setattr(neighbor_sum._derivative, "impl", derivative)
     monkeypatch.setattr(neighbor_sum._gradients, "impl", gradients)
     edges = arrays(FEW, atoms=2, slots=4, channels=2)[:3]
     found = to_third_order(functools.partial(sum_neighbors, FEW), *edges, jit=False)
-    assert ran == {(0,), (1,), (2,), (3,), neighbor_kernels.EDGES}
+    assert ran == {(0,), (1,), (2,), (3,), EDGES}
     assert_parity(found, to_third_order(literal_sums, *edges))
