@@ -16,7 +16,8 @@ from jax.custom_derivatives import SymbolicZero
 from macejax.ops.gather import gather_classes
 
 # Temporaries of one block on a CPU. Beyond the caches XLA:CPU is bound by page faults: silicon, 64 atoms, 8 per block 65 ms, all in one
-# 900 ms. So little that one block may hold it all is quicker without a loop: aspirin 9.5 ms, in six blocks 11.0 ms.
+# 900 ms. Too few atoms are as bad, for matrix products have few rows then: water, L2, one per block 730 ms, two 520 ms. So little that one
+# block may hold it all is quicker without a loop: aspirin 9.5 ms, in six blocks 11.0 ms.
 _BLOCK_BYTES = 8 * 2**20
 _WHOLE_BYTES = 16 * 2**20
 _DEVICE_SHARE = 1 / 8  # of an accelerator's memory, for the temporaries of one block

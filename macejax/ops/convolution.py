@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from macejax.ops.blocks import block_size, map_blocks
-from macejax.ops.neighbor_plain import sum_slots
 from macejax.ops.neighbor_sum import sum_neighbors
 from macejax.ops.neighbor_terms import Terms
+from macejax.ops.slots import sum_slots
 
 _ZERO = 1e-12  # coefficients below are rounding
 

@@ -1,8 +1,9 @@
-"""`neighbor_sum` in plain XLA: products of weights and features by straight-line code, sums over neighbours and channels by matrix
-products.
+"""`neighbor_sum` in plain XLA.
 
-With S[i, y, (p, d), k] = sum_j Y[i, j, y] R[i, j, p, k] h[i, j, d, k], the messages are sums of its components; so are derivatives by R and
-h, of Y and the cotangent of S. Neither writes anything of the size of edges times products but those products themselves, R h.
+Messages are sums of components of S[i, y, (p, d), k] = sum_j Y[i, j, y] R[i, j, p, k] h[i, j, d, k]. With the products R h, written out by
+straight-line code, S is a matrix product for each degree of the harmonics (several, where that has many pairs of p and d), and the
+derivative by Y another, with the cotangent of S. The derivatives by R and h are straight-line code alone, sums over y of Y times the
+cotangent of S times the other of the two: there is no array of the products' cotangents, which autodiff would have.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import jax.numpy as jnp
 
 from macejax.ops.neighbor_terms import FEATURES, HARMONICS, MESSAGES, WEIGHTS, Rows, counts_of, others
 from macejax.ops.polynomial import Table, Term, polynomial
+from macejax.ops.slots import sum_slots
 
-_LONG_ROW = 64  # slots
-# Rows that one result of a polynomial has: XLA:CPU fuses no concatenation of more, and writes all rows twice.
+# Rows that one result of a polynomial has: of more, XLA:CPU makes a loop for each, and then copies them together.
 _MOST_ROWS = 8
 Item = TypeVar("Item")
 
@@ -65,7 +66,7 @@ def tangent(rows: Rows, *arguments: jax.Array) -> jax.Array:
     products = polynomial(_products(rows), weights, features)
     moved = polynomial(_product_tangents(rows), weights, features, tangents[0], tangents[2])
     parts = [
-        _sum_slots(tangents[1], group, product) + _sum_slots(harmonics, group, along)
+        _group_sums(tangents[1], group, product) + _group_sums(harmonics, group, along)
         for group, product, along in zip(_groups(rows), products, moved, strict=True)
     ]
     return _couple(rows, parts)
@@ -74,30 +75,20 @@ def tangent(rows: Rows, *arguments: jax.Array) -> jax.Array:
 def _sums(rows: Rows, weights: jax.Array, harmonics: jax.Array, features: jax.Array) -> list[jax.Array]:
     """S of every group, [N, harmonics * pairs, K]."""
     products = polynomial(_products(rows), weights, features)
-    return [_sum_slots(harmonics, group, product) for group, product in zip(_groups(rows), products, strict=True)]
+    return [_group_sums(harmonics, group, product) for group, product in zip(_groups(rows), products, strict=True)]
 
 
-def _sum_slots(harmonics: jax.Array, group: _Group, product: jax.Array) -> jax.Array:
-    """[N, M, Y] x [N, M, pairs, K] -> [N, harmonics * pairs, K]."""
+def _group_sums(harmonics: jax.Array, group: _Group, product: jax.Array) -> jax.Array:
+    """S of a group, [N, M, Y] x [N, M, pairs, K] -> [N, harmonics * pairs, K]."""
+    num, slots, pairs, channels = product.shape
     transposed = jnp.swapaxes(harmonics, 1, 2)  # the layout in which XLA:CPU has a fast batched product
-    found = sum_slots(transposed[:, slice(*group.harmonics)], product.reshape(*product.shape[:2], -1))
-    return found.reshape(found.shape[0], -1, product.shape[-1])
-
-
-def sum_slots(harmonics: jax.Array, features: jax.Array) -> jax.Array:
-    """Sum over slots, [B, Y, M] x [B, M, F] -> [B, Y, F]: long rows in parts, for one float32 sum of hundreds of terms loses a digit."""
-    slots = features.shape[1]
-    part = math.gcd(slots, _LONG_ROW)
-    if slots <= _LONG_ROW or part < _LONG_ROW // 4:
-        return jnp.matmul(harmonics, features)
-    y = harmonics.reshape(*harmonics.shape[:2], -1, part)
-    x = features.reshape(features.shape[0], -1, part, features.shape[2])
-    return jnp.sum(jnp.matmul(jnp.swapaxes(y, 1, 2), x), axis=1)
+    found = sum_slots(transposed[:, slice(*group.harmonics)], product.reshape(num, slots, pairs * channels))
+    return found.reshape(num, found.shape[1] * pairs, channels)
 
 
 def _couple(rows: Rows, sums: list[jax.Array]) -> jax.Array:
-    parts = polynomial(_coupling(rows), *sums)
-    return jnp.concatenate(parts, axis=1)
+    """Messages, of every group's sums."""
+    return jnp.concatenate(polynomial(_coupling(rows), *sums), axis=1)
 
 
 def _uncouple(rows: Rows, cotangent: jax.Array) -> tuple[jax.Array, ...]:
@@ -114,31 +105,34 @@ def _by_features(rows: Rows, weights: jax.Array, harmonics: jax.Array, sums: tup
 
 
 def _by_harmonics(rows: Rows, weights: jax.Array, features: jax.Array, sums: tuple[jax.Array, ...]) -> jax.Array:
-    num, slots = weights.shape[:2]
     found: dict[tuple[int, int], jax.Array] = {}
     for group, product, cotangent in zip(_groups(rows), polynomial(_products(rows), weights, features), sums, strict=True):
-        # In this order, not transposed: half of the time on a CPU.
-        by_pair = cotangent.reshape(num, group.harmonics[1] - group.harmonics[0], -1)
-        part = jnp.matmul(product.reshape(num, slots, -1), jnp.swapaxes(by_pair, 1, 2))
+        num, slots, pairs, channels = product.shape
+        first, last = group.harmonics
+        by_pair = cotangent.reshape(num, last - first, pairs * channels)
+        # In this order, not the other and transposed: half of the time on a CPU.
+        part = jnp.matmul(product.reshape(num, slots, pairs * channels), jnp.swapaxes(by_pair, 1, 2))
         found[group.harmonics] = found[group.harmonics] + part if group.harmonics in found else part
     columns, end = [], 0
-    for (first, last), part in (*found.items(), ((counts_of(rows)[1],) * 2, None)):
-        columns += [jnp.zeros((num, slots, first - end), weights.dtype)] * (first > end) + [part] * (part is not None)
+    for (first, last), part in found.items():
+        columns += [jnp.zeros((*part.shape[:2], first - end), part.dtype)] * (first > end) + [part]
         end = last
     return jnp.concatenate(columns, axis=2)
 
 
 def _spread(harmonics: jax.Array, sums: tuple[jax.Array, ...], like: jax.Array) -> list[jax.Array]:
-    """Harmonics on all channels, cotangents of sums on all slots: never in memory."""
+    """Harmonics on all channels, cotangents of sums on all slots: XLA fuses them into the loops that read them."""
     num, slots, _, channels = like.shape
     spread = [jnp.broadcast_to(x[:, None], (num, slots, *x.shape[1:])) for x in sums]
     return [jnp.broadcast_to(harmonics[..., None], (*harmonics.shape, channels)), *spread]
 
 
 def _join(parts: tuple[jax.Array, ...]) -> jax.Array:
-    """[N, M, Q, K]; parts of lanes, lest XLA sees one concatenation of all rows."""
+    """[N, M, Q, K], of parts of its rows; joined as lanes, lest XLA makes one concatenation of all rows."""
     num, slots, _, channels = parts[0].shape
-    return jnp.concatenate([part.reshape(num, slots, -1) for part in parts], axis=2).reshape(num, slots, -1, channels)
+    total = sum(part.shape[2] for part in parts)
+    lanes = [part.reshape(num, slots, part.shape[2] * channels) for part in parts]
+    return jnp.concatenate(lanes, axis=2).reshape(num, slots, total, channels)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import jraph
 from macejax.model.geometry import edge_vectors, sum_per_graph
 from macejax.model.sites import Sites
 from macejax.ops.gather import reverse_edges
+from macejax.ops.slots import sum_slots
 from macejax.potential.moments import Moments, assemble_moments
 
 SiteEnergy = Callable[[Any, jax.Array, jraph.GraphsTuple], Any]  # -> energies [N], or Sites
@@ -94,12 +95,12 @@ def assemble(node_energy: jax.Array, gradient: jax.Array, graph: jraph.GraphsTup
     With r_im the vector of slot m of receiver i and g = dE/dr, the force on i is sum_m g_im - sum_m g_rev(im), since r = x_sender -
     x_receiver, and dE/d(strain) is the symmetric part of the sum of r (x) g.
     """
-    exact = jax.lax.Precision.HIGHEST
-    # A product with ones: on a CPU it sums slots in their order, however many follow that are empty, where XLA's sum has another order, and
-    # other bits, for every number of slots.
-    ones = jnp.ones(gradient.shape[:2], gradient.dtype)
-    forces = jnp.einsum("nm,nma->na", ones, gradient - reverse_edges(gradient, graph.edges["reverse"]), precision=exact)
-    per_node = jnp.einsum("nma,nmb->nab", edge_vectors(graph), gradient, precision=exact)
+    # The sum over slots as a product with ones: on a CPU, empty slots behind the others then change no bit, where XLA's own sum has another
+    # order for every number of slots.
+    ones = jnp.ones((gradient.shape[0], 1, gradient.shape[1]), gradient.dtype)
+    with jax.default_matmul_precision("highest"):
+        forces = sum_slots(ones, gradient - reverse_edges(gradient, graph.edges["reverse"]))[:, 0]
+    per_node = jnp.einsum("nma,nmb->nab", edge_vectors(graph), gradient, precision=jax.lax.Precision.HIGHEST)
     strain_derivative = sum_per_graph((per_node + jnp.swapaxes(per_node, -1, -2)) / 2, graph)
     volume = graph.globals["volume"][:, None, None]
     has_volume = volume > 0

@@ -106,7 +106,8 @@ def run_on_device(
       observe: called with the atoms and the Thermo of the step.
       report: called with the Thermo of the end of every chunk.
       stop: asked after every chunk; a reason ends the run there, its state saved, or shown where there is no `state_file`.
-      max_temperature: K; hotter atoms end the run, in the very step. By default ten times the target, or the start.
+      max_temperature: K; hotter atoms end the run, in the very step, and so does one that changes the potential energy by more than 1e5
+        times the kinetic energy that they would have. By default ten times the target, or the start.
       state_file: where the state is saved, every `save_every` steps and at the end.
       restart: go on from `state_file`: on one machine, a run of 16 steps and two of 8 give the same bits. Conditions must be as they were,
         apart from `steps` and from what is seen of them.

@@ -18,7 +18,7 @@ from macejax.config import ConfigError
 
 ABSURD = 10.0  # times the temperature that was asked for, or that the run began with: the run has exploded
 COLDEST_REFERENCE = 300.0  # K; below it, `ABSURD` counts from here
-JUMP = 1e6 / ABSURD  # times the kinetic energy at that temperature: what the potential energy may change by in one step
+JUMP = 1e6 / ABSURD  # times the kinetic energy at the temperature that ends a run: what the potential energy may change by in one step
 
 
 class SimulationError(RuntimeError):
@@ -78,7 +78,8 @@ def run_md(
       every: steps from one call of `observe` to the next; step 0 and the last one are always shown.
       observe: called with the atoms and the Thermo of the step. Looking changes nothing.
       stop: asked after every step; a reason ends the run there, and this step is shown.
-      max_temperature: K; hotter atoms end the run. By default ten times the target, or the start.
+      max_temperature: K; hotter atoms end the run, and so does a step that changes the potential energy by more than 1e5 times the
+        kinetic energy that they would have. By default ten times the target, or the start.
 
     Returns:
       Thermo of the last step.
@@ -98,7 +99,7 @@ def run_md(
         thermalize(atoms, temperature, rng)
     dynamics = _integrator(atoms, ensemble, timestep, temperature, pressure, relaxation_time, barostat_time, free_shape, rng)
     limit = max_temperature or hottest(atoms, temperature)
-    most = JUMP * 1.5 * len(atoms) * units.kB * limit
+    most = JUMP * max(atoms.get_number_of_degrees_of_freedom(), 1) / 2 * units.kB * limit
     state = thermo(atoms, 0, timestep)
 
     def watch() -> None:
@@ -172,8 +173,8 @@ def explosion(step: int, total_energy: float, temperature: float, limit: float, 
         return SimulationError(f"step {step}: the total energy is {total_energy}. Look at the start, or take a shorter timestep.")
     if temperature <= limit:
         return SimulationError(
-            f"step {step}: the total energy is {total_energy:.6g} eV, after one step that changed the potential energy by more than {JUMP:.0e} "
-            f"times the kinetic energy at {limit:.0f} K. The model has a hole or a wall there."
+            f"step {step}: the total energy is {total_energy:.6g} eV, after one step that changed the potential energy by more than "
+            f"{JUMP:.0e} times the kinetic energy at {limit:.0f} K. The model has a hole or a wall there."
         )
     return SimulationError(
         f"step {step}: the temperature is {temperature:.0f} K, above {limit:.0f} K. It exploded: the timestep ({timestep} fs) may be too "

@@ -1,4 +1,4 @@
-"""The sum over neighbours as one operation: in plain XLA and by kernels, run by an interpreter, its derivatives, and the model that uses it."""
+"""The sum over neighbours as one operation: plain and by kernels, run by an interpreter; its derivatives, and the model that uses it."""
 
 from __future__ import annotations
 
@@ -174,15 +174,22 @@ def test_kernels_on_a_gpu(rows, dtype, tolerance):
     edges = arrays(rows, atoms=70, slots=12, channels=96, dtype=dtype)[:3]
 
     def energy(*x):
-        return jnp.sum(jnp.sin(sum_neighbors(rows, *x)))
+        with jax.default_matmul_precision("highest"):
+            return jnp.sum(jnp.sin(sum_neighbors(rows, *x)))
 
     found = jax.jit(jax.value_and_grad(energy, argnums=(0, 1, 2)))(*edges)
     assert "triton" in jax.jit(energy).lower(*edges).as_text()
+    neighbor_sum.use_kernels(False)
+    try:
+        plain = jax.jit(jax.value_and_grad(lambda *x: energy(*x), argnums=(0, 1, 2)))(*edges)
+    finally:
+        neighbor_sum.use_kernels(True)
     with jax.default_device(jax.devices("cpu")[0]):
         exact = [np.asarray(x, np.float64) for x in edges]
         expected = jax.jit(jax.value_and_grad(energy, argnums=(0, 1, 2)))(*exact)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    for ours, without, theirs in zip(*map(jax.tree.leaves, (found, plain, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+        np.testing.assert_allclose(without, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
 @pytest.mark.gpu
@@ -196,16 +203,49 @@ def test_the_model_on_a_gpu_is_that_on_a_cpu(hidden):
     np.testing.assert_allclose(found.forces, expected.forces, rtol=0, atol=1e-10 * np.abs(expected.forces).max())
 
 
-@pytest.mark.gpu
+def for_cuda(function, *arguments):
+    """The program for a CUDA device, whether there is one or not."""
+    try:
+        return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    except RuntimeError as error:
+        if "No supported GPU devices" in str(error):
+            pytest.skip("this jax lowers kernels for CUDA where there is a device only")
+        raise
+
+
 def test_kernels_can_be_left_out(rows):
     edges = arrays(rows, dtype=np.float32)[:3]
-
-    def text():
-        return jax.jit(lambda *x: sum_neighbors(rows, *x)).lower(*edges).as_text()
-
     neighbor_sum.use_kernels(False)
     try:
-        assert "triton" not in text()
+        assert "triton" not in for_cuda(lambda *x: sum_neighbors(rows, *x), *edges)
     finally:
         neighbor_sum.use_kernels(True)
-    assert "triton" in text()
+    assert "triton" in for_cuda(lambda *x: sum_neighbors(rows, *x), *edges)
+
+
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_products_have_the_precision_that_is_asked_for(rows, precision):
+    """Also those that are written when a program is lowered, and those of derivatives."""
+    edges = arrays(rows, dtype=np.float32)[:3]
+
+    def energy(*x):
+        with jax.default_matmul_precision(precision):
+            return jnp.sum(jnp.sin(sum_neighbors(rows, *x)))
+
+    text = jax.jit(jax.grad(energy, (0, 1, 2))).lower(*edges).as_text()
+    other = {"highest": "DEFAULT", "default": "HIGHEST"}[precision]
+    assert "dot_general" in text and f"precision = [{other}" not in text
+
+
+@pytest.mark.parametrize("atoms, slots", [(0, 4), (3, 0)])
+def test_nothing_to_sum(rows, atoms, slots):
+    edges = arrays(rows, atoms, slots)[:3]
+    found, pullback = jax.vjp(functools.partial(sum_neighbors, rows), *edges)
+    assert found.shape == (atoms, len(rows), CHANNELS) and not found.any()
+    assert [x.shape for x in pullback(found)] == [x.shape for x in edges]
+
+
+def test_dtypes_are_promoted():
+    edges = arrays(FEW)[:3]
+    found = jax.grad(lambda y: jnp.sum(sum_neighbors(FEW, edges[0].astype(np.float32), y, edges[2])))(edges[1])
+    assert found.dtype == np.float64

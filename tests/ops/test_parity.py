@@ -181,11 +181,11 @@ def test_kernels_of_sums_over_neighbors(monkeypatch):
     kernel = jax.jit(functools.partial(neighbor_kernels.call_kernel, interpret=True), static_argnums=(0, 1))
     ran = set()
 
-    def derivative(*x, which, rows):
+    def derivative(*x, which, rows, how):
         ran.add((which,))
         return kernel((which,), rows, *x)[0]
 
-    def gradients(*x, rows):
+    def gradients(*x, rows, how):
         ran.add(EDGES)
         return kernel(EDGES, rows, *x)
 

@@ -146,8 +146,8 @@ DENSER = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 10.0, 200.0, 0.02)  # a c
 @pytest.mark.bits
 @pytest.mark.parametrize("kind", ["toy", pytest.param("mace", marks=pytest.mark.thorough)])
 def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(kind, monkeypatch):
-    """To the bit: the toy from the first step on, a MACE, whose matrix products round as their size has it, from the step on at which arrays
-    grow, and before it to rounding.
+    """To the bit: the toy from the first step on. A MACE, whose matrix products round as their size has it, from the step on at which
+    arrays grow, and before it to rounding.
     """
     grown, shapes = [], []
     model, ensemble, options = MODEL, DENSER, {"site_energy": morse}
@@ -296,7 +296,7 @@ def test_runs_that_explode_end_in_the_very_step():
 
 
 def test_a_hole_without_forces_ends_a_run_in_the_very_step():
-    """Row 37: the potential energy falls a million times as far as atoms have kinetic energy, in one step and with nothing hot."""
+    """The potential energy falls a million times as far as atoms have kinetic energy, in one step and with nothing hot."""
     ends = []
     for chunk in (7, 400):
         with pytest.raises(SimulationError, match=r"step \d+: the total energy is -4e\+09 eV, after one step .* hole") as caught:
@@ -304,7 +304,7 @@ def test_a_hole_without_forces_ends_a_run_in_the_very_step():
         ends.append(str(caught.value))
     assert ends[0] == ends[1]
     atoms = flying_apart()
-    run(atoms, 100, Ensemble("nve", 2.0), site_energy=lambda *given: hollow(*given) / 1e6)  # 4000 eV are no million times
+    run(atoms, 100, Ensemble("nve", 2.0), site_energy=lambda *given: hollow(*given) / 1e6)  # 4000 eV are not that much
     assert atoms.get_distance(0, 1) > 4.0
 
 

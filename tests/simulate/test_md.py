@@ -123,6 +123,10 @@ def test_a_hole_without_forces_is_seen():
     with pytest.raises(SimulationError, match=r"step \d+: the total energy is -4e\+09 eV, after one step .* hole"):
         run_md(atoms, 500, timestep=2.0)
     assert 3.0 < atoms.get_distance(0, 1) < 3.1
+    shallow = flying_apart()
+    shallow.calc = Calculator(toy_model(), site_energy=lambda *given: hollow(*given) / 1e6)  # 4000 eV are not that much
+    run_md(shallow, 100, timestep=2.0)
+    assert shallow.get_distance(0, 1) > 4.0
 
 
 def test_velocities():

@@ -237,7 +237,7 @@ def _reason(status: int, step: int) -> str:
     if status == HOT:
         return f"step {step}: it exploded: the timestep may be too long, the start too far from equilibrium, or the model out of its depth."
     if status == JUMPED:
-        return f"step {step}: the potential energy jumped, by more than a million times the kinetic energy: the model has a hole or a wall there."
+        return f"step {step}: the potential energy jumped, by more than 1e5 times the kinetic energy that ends a run: the model has a hole."
     return ""
 
 
