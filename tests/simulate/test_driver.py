@@ -299,12 +299,12 @@ def test_a_hole_without_forces_ends_a_run_in_the_very_step():
     """The potential energy falls a million times as far as atoms have kinetic energy, in one step and with nothing hot."""
     ends = []
     for chunk in (7, 400):
-        with pytest.raises(SimulationError, match=r"step \d+: the total energy is -4e\+09 eV, after one step .* hole") as caught:
+        with pytest.raises(SimulationError, match=r"step \d+: the total energy is -4\S*e\+06 eV, after one step .* hole") as caught:
             run(flying_apart(), 500, Ensemble("nve", 2.0), site_energy=hollow, chunk=chunk)
         ends.append(str(caught.value))
     assert ends[0] == ends[1]
     atoms = flying_apart()
-    run(atoms, 100, Ensemble("nve", 2.0), site_energy=lambda *given: hollow(*given) / 1e6)  # 4000 eV are not that much
+    run(atoms, 100, Ensemble("nve", 2.0), site_energy=lambda *given: hollow(*given) / 1e3)  # 4000 eV are not that much
     assert atoms.get_distance(0, 1) > 4.0
 
 

@@ -170,7 +170,7 @@ def test_a_hole_without_forces_stops_who_falls_into_it():
     found = run_many(toy_model(), [cluster(), flying_apart()], 100, timestep=2.0, site_energy=hollow).runs
     assert "jumped" in found[1].stopped and 0 < found[1].thermo[-1].step < 100
     assert not found[0].stopped and found[0].thermo[-1].step == 100
-    shallow = run_many(toy_model(), [flying_apart()], 100, timestep=2.0, site_energy=lambda *given: hollow(*given) / 1e6).runs[0]
+    shallow = run_many(toy_model(), [flying_apart()], 100, timestep=2.0, site_energy=lambda *given: hollow(*given) / 1e3).runs[0]
     assert not shallow.stopped and shallow.atoms.get_distance(0, 1) > 4.0  # 4000 eV are not that much
 
 

@@ -32,7 +32,7 @@ def hollow(params: dict, vectors: jax.Array, graph: jraph.GraphsTuple) -> jax.Ar
     """Morse, and a hole for bonds from 3.0 to 3.9 Angstrom, which no force tells of."""
     length = jnp.linalg.norm(vectors, axis=-1)
     fallen = rows(graph.edges["mask"], graph) & (length > 3.0) & (length < 3.9)
-    return morse(params, vectors, graph) - 2e9 * jnp.sum(fallen, axis=1)
+    return morse(params, vectors, graph) - 2e6 * jnp.sum(fallen, axis=1)
 
 
 def flying_apart() -> Atoms:

@@ -116,7 +116,8 @@ def run_many(
       outputs: what the output files are and how many bytes each has, to be kept in the state file (`record_each`).
       keep_frames: whether `frames` holds them too.
       names: what sentences call the systems; by default their place and formula.
-      max_temperature: K; hotter systems are stopped. By default ten times the target, or the start; of a run that goes on, what it was.
+      max_temperature: K; hotter systems are stopped, and so are those whose potential energy changes in one step by more than 1e5 times the
+        kinetic energy that they would have. By default ten times the target, or the start; of a run that goes on, what it was.
       dtype: of the model: float64, float32, on a GPU tf32x3 or tf32, there and on a TPU bf16, or a `macejax.Precision`;
         positions, momenta and sums over atoms are float64 in any case.
       skin: of the neighbour lists, Angstrom; changes speed, not results.
