@@ -14,6 +14,7 @@ from macejax.model.linear import Species
 from macejax.model.radial import BASES, TRANSFORMS, polynomial_cutoff
 from macejax.model.repulsion import zbl
 from macejax.ops.convolution import Edges
+from macejax.ops.slots import add_slots
 
 
 def make_edges(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig) -> Edges:
@@ -71,7 +72,7 @@ def repulsion(vectors: jax.Array, graph: jraph.GraphsTuple, config: ModelConfig)
     radii = sum(_of_pairs(covalent_radii(config.elements), graph, vectors.dtype))
     numbers = _of_pairs(np.array(config.elements, np.float64), graph, vectors.dtype)
     pairs = zbl(lengths, *numbers, radii, config.cutoff_power)
-    return jnp.sum(jnp.where(rows(graph.edges["mask"], graph) & (lengths < config.cutoff), pairs, 0), axis=1)
+    return add_slots(jnp.where(rows(graph.edges["mask"], graph) & (lengths < config.cutoff), pairs, 0))
 
 
 def _of_pairs(values: np.ndarray, graph: jraph.GraphsTuple, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:

@@ -27,6 +27,7 @@ from macejax.model.coupling import convolution_paths
 from macejax.model.linear import IrrepsLinear, Species, SpeciesLinear, irreps_of, linear, of_present, split
 from macejax.model.radial import RadialNetwork, hidden_layers
 from macejax.ops.convolution import Edges, Path, convolve, convolve_species
+from macejax.ops.slots import add_slots
 from macejax.ops.spline import DEGREE, spline
 
 # Beyond this many species in a batch the factorised first layer costs more than the general one (break-even at about 13, 50 neighbours).
@@ -134,7 +135,7 @@ class Density(nn.Module):
 
 def count_neighbors(f: jax.Array, edges: Edges) -> jax.Array:
     """Sum over neighbours of tanh(f^2), f [N, M, 1] -> [N]; cut off with the harmonics where f is not."""
-    return jnp.sum(jnp.tanh(f[..., 0] ** 2) * edges.harmonics[..., 0], axis=1)  # Y_00 is 1, 0 on padding, or the cutoff
+    return add_slots(jnp.tanh(f[..., 0] ** 2) * edges.harmonics[..., 0])  # Y_00 is 1, 0 on padding, or the cutoff
 
 
 class RadialTable(nn.Module):

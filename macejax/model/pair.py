@@ -18,6 +18,7 @@ from macejax.data.species import covalent_radii
 from macejax.model.geometry import rows, safe_norm
 from macejax.model.repulsion import zbl
 from macejax.ops.gather import gather_neighbors
+from macejax.ops.slots import add_slots
 
 SiteEnergy = Callable[[Any, jax.Array, jraph.GraphsTuple], jax.Array]
 CORE = 0.5  # of sigma: nearer, Lennard-Jones goes on as a parabola, 16000 epsilon above the minimum
@@ -127,4 +128,4 @@ def _distances(vectors: jax.Array, graph: jraph.GraphsTuple, harmless: float) ->
 
 def _halves(pairs: jax.Array, real: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
     """Half of the energy of its pairs to every atom [N]; 0 on padding."""
-    return jnp.where(graph.nodes["mask"], jnp.sum(jnp.where(real, pairs, 0), axis=1) / 2, 0)
+    return jnp.where(graph.nodes["mask"], add_slots(jnp.where(real, pairs, 0)) / 2, 0)

@@ -21,6 +21,8 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from macejax.ops.slots import add_slots
+
 Shapes = tuple[tuple[int, int], ...]  # of each class of rows, how many there are and their slots
 
 
@@ -72,12 +74,15 @@ def _reverse_impl(g: jax.Array, reverse: jax.Array) -> jax.Array:
     return flat.at[reverse].get(mode="promise_in_bounds").reshape(g.shape)
 
 
-def _sum_reversed_impl(g: jax.Array, senders: jax.Array, reverse: jax.Array, *, shapes: Shapes) -> jax.Array:
+def _sum_reversed_impl(
+    add: Callable[[jax.Array], jax.Array], g: jax.Array, senders: jax.Array, reverse: jax.Array, *, shapes: Shapes
+) -> jax.Array:
+    """`add`: [N, M, ...] -> [N, ...]."""
     del senders
     reversed_edges = g.at[reverse].get(mode="promise_in_bounds")
     ends = np.cumsum([rows * width for rows, width in shapes])[:-1].tolist()
     parts = zip(jnp.split(reversed_edges, ends), shapes, strict=True)
-    return jnp.concatenate([jnp.sum(x.reshape(shape + g.shape[1:]), axis=1) for x, shape in parts])
+    return jnp.concatenate([add(x.reshape(shape + g.shape[1:])) for x, shape in parts])
 
 
 def _select_impl(x: jax.Array, index: jax.Array, inverse: jax.Array) -> jax.Array:
@@ -138,7 +143,10 @@ def _set_transpose(primitive: Primitive, adjoint: Primitive, reorder: tuple[int,
 
 
 _gather = _linear_primitive("gather_neighbors", _gather_impl, ("shapes",))
-_sum_reversed = _linear_primitive("sum_reversed_edges", _sum_reversed_impl, ("shapes",))
+_sum_reversed = _linear_primitive("sum_reversed_edges", functools.partial(_sum_reversed_impl, add_slots), ("shapes",))
+for _platform in ("cuda", "rocm", "tpu"):  # where a sum that is fused with its gather is the faster, and no bits are promised
+    _plain_sum = functools.partial(_sum_reversed_impl, functools.partial(jnp.sum, axis=1))
+    mlir.register_lowering(_sum_reversed, mlir.lower_fun(_plain_sum, multiple_results=False), platform=_platform)
 _reverse = _linear_primitive("reverse_edges", _reverse_impl)
 _select = _linear_primitive("select_rows", _select_impl)
 _collect = _linear_primitive("collect_rows", _collect_impl)

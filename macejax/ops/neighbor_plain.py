@@ -110,8 +110,10 @@ def _by_harmonics(rows: Rows, weights: jax.Array, features: jax.Array, sums: tup
         num, slots, pairs, channels = product.shape
         first, last = group.harmonics
         by_pair = cotangent.reshape(num, last - first, pairs * channels)
+        # At least two columns: XLA:CPU's product with one rounds as the number of slots has it.
+        by_pair = jnp.pad(by_pair, ((0, 0), (0, max(2 - (last - first), 0)), (0, 0)))
         # In this order, not the other and transposed: half of the time on a CPU.
-        part = jnp.matmul(product.reshape(num, slots, pairs * channels), jnp.swapaxes(by_pair, 1, 2))
+        part = jnp.matmul(product.reshape(num, slots, pairs * channels), jnp.swapaxes(by_pair, 1, 2))[..., : last - first]
         found[group.harmonics] = found[group.harmonics] + part if group.harmonics in found else part
     columns, end = [], 0
     for (first, last), part in found.items():

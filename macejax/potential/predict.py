@@ -12,7 +12,7 @@ import jraph
 from macejax.model.geometry import edge_vectors, sum_per_graph
 from macejax.model.sites import Sites
 from macejax.ops.gather import reverse_edges
-from macejax.ops.slots import sum_slots
+from macejax.ops.slots import add_slots
 from macejax.potential.moments import Moments, assemble_moments
 
 SiteEnergy = Callable[[Any, jax.Array, jraph.GraphsTuple], Any]  # -> energies [N], or Sites
@@ -95,11 +95,7 @@ def assemble(node_energy: jax.Array, gradient: jax.Array, graph: jraph.GraphsTup
     With r_im the vector of slot m of receiver i and g = dE/dr, the force on i is sum_m g_im - sum_m g_rev(im), since r = x_sender -
     x_receiver, and dE/d(strain) is the symmetric part of the sum of r (x) g.
     """
-    # The sum over slots as a product with ones: on a CPU, empty slots behind the others then change no bit, where XLA's own sum has another
-    # order for every number of slots.
-    ones = jnp.ones((gradient.shape[0], 1, gradient.shape[1]), gradient.dtype)
-    with jax.default_matmul_precision("highest"):
-        forces = sum_slots(ones, gradient - reverse_edges(gradient, graph.edges["reverse"]))[:, 0]
+    forces = add_slots(gradient - reverse_edges(gradient, graph.edges["reverse"]))
     per_node = jnp.einsum("nma,nmb->nab", edge_vectors(graph), gradient, precision=jax.lax.Precision.HIGHEST)
     strain_derivative = sum_per_graph((per_node + jnp.swapaxes(per_node, -1, -2)) / 2, graph)
     volume = graph.globals["volume"][:, None, None]
@@ -120,4 +116,4 @@ def atomic_virials(gradient: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:
     """
     share = -edge_vectors(graph)[..., :, None] * gradient[..., None, :] / 2
     share = (share + jnp.swapaxes(share, -1, -2)) / 2
-    return jnp.sum(share + reverse_edges(share, graph.edges["reverse"]), axis=1)
+    return add_slots(share + reverse_edges(share, graph.edges["reverse"]))

@@ -73,9 +73,9 @@ def advance(
 def run_chunk(program: Program, state: State, rows: RowList, until: int, timestep: float) -> tuple[State, RowList, int]:
     """From a state to step `until`. Where the list overflows, the chunk is done again up to the step before, and goes on in larger arrays.
 
-    The list goes over into them as it is, and the forces of that step are computed in them anew, since the model's matrix products may
-    round otherwise in arrays of another size. What follows has the bits of a run whose arrays were large from that step on: which step
-    that is depends on the atoms alone, not on where chunks begin.
+    The list goes over into them as it is, and the forces of that step are computed in them anew, since a model's matrix products may
+    round otherwise in arrays of another size (those of a small model on a CPU do not: `ops/slots.py`). What follows has the bits of a run
+    whose arrays were large from that step on: which step that is depends on the atoms alone, not on where chunks begin.
 
     Args:
       timestep: fs, for messages.

@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase.build import bulk
 
 from macejax.config import ModelConfig
 from macejax.data.batch import Capacity, batch, capacity_for
 from macejax.data.classes import choose_classes
 from macejax.data.graph import build_graph
+from macejax.data.read import from_atoms
 from macejax.model.geometry import edge_vectors
 from macejax.model.model import build, init_model
 from macejax.ops import blocks
 from macejax.potential.predict import predict
 from tests.ops.programs import scatters
-from tests.structures import ELEMENTS, structure
+from tests.structures import ELEMENTS, rattled, structure
 
 CUTOFF = 3.0
 NAMES = ("ethanol", "nanotube", "hydrogen_atom", "crowd")
@@ -68,6 +70,37 @@ def test_classes_change_no_number_and_no_derivative(first: str, other: str, appl
     one, several = (everything(params, graph) for graph in with_and_without())
     scale = jax.tree.map(lambda x: 1e-12 * (1 + np.nanmax(np.abs(x))), one)
     jax.tree.map(lambda a, b, tolerance: np.testing.assert_allclose(a, b, rtol=1e-10, atol=tolerance), several, one, scale)
+
+
+OTHERS = {
+    "density": {"interaction_first": "RealAgnosticDensity", "interaction": "RealAgnosticDensityResidual"},
+    "nonlinear": {"interaction_first": "RealAgnosticResidualNonLinear", "interaction": "RealAgnosticResidualNonLinear"},
+    "repulsion": {"pair_repulsion": True, "distance_transform": "Agnesi"},
+    "later cutoff": {"apply_cutoff": False},
+}
+
+
+@pytest.mark.bits
+@pytest.mark.thorough
+@pytest.mark.parametrize("changes", [{}, *OTHERS.values()], ids=["plain", *OTHERS])
+def test_empty_slots_change_no_bit(changes: dict) -> None:
+    """Of energies, forces and stress, whether rows are as long as they need be, or longer than the sums that XLA makes at a time. (XLA has
+    other kernels for products of less than 20 slots, and gives wide ones, as those of attention, to several threads: those may.)
+    """
+    config = ModelConfig(
+        elements=(29, 30), e0s=(0.0, 0.0), hidden_irreps="8x0e+8x1o", l_max=2, correlation=2, radial_mlp=(64, 64), cutoff=4.0, **changes
+    )
+    brass = rattled(bulk("Cu", cubic=True, a=3.7) * 2)
+    brass.numbers[::3] = 30
+    model, graphs = init_model(config, jax.random.key(0), jnp.float64), [build_graph(from_atoms(brass), config.elements, config.cutoff)]
+    need = capacity_for(graphs)
+    assert 20 <= need.slots < 32
+    evaluate = jax.jit(functools.partial(predict, build(config).apply))
+    one, *others = (
+        [x.tobytes() for x in evaluate(model.params, batch(graphs, need._replace(slots=slots), np.float64))[:5]]
+        for slots in (need.slots, need.slots + 4, 48)
+    )
+    assert [*others] == [one, one]
 
 
 @pytest.mark.thorough

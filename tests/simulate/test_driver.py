@@ -146,13 +146,11 @@ DENSER = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 10.0, 200.0, 0.02)  # a c
 @pytest.mark.bits
 @pytest.mark.parametrize("kind", ["toy", pytest.param("mace", marks=pytest.mark.thorough)])
 def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(kind, monkeypatch):
-    """To the bit: the toy from the first step on. A MACE, whose matrix products round as their size has it, from the step on at which
-    arrays grow, and before it to rounding.
-    """
+    """To the bit, from the first step on."""
     grown, shapes = [], []
     model, ensemble, options = MODEL, DENSER, {"site_energy": morse}
     if kind == "mace":
-        config = ModelConfig(elements=(29,), e0s=(0.0,), cutoff=4.0, hidden_irreps="4x0e", l_max=1, correlation=2, scale=0.01)
+        config = ModelConfig(elements=(29,), e0s=(0.0,), cutoff=4.0, hidden_irreps="4x0e + 4x1o", l_max=2, correlation=2, scale=0.01)
         model, ensemble, options = init_model(config, jax.random.key(0), np.float64), DENSER._replace(pressure=3.0), {}
 
     def chunk(program, state, rows, until, timestep):
@@ -176,14 +174,7 @@ def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(kind
     assert outcome.num_replays == 1 and shapes[-1].slots > shapes[0].slots and grown == [True]
     monkeypatch.setattr(driver, "shape_for", lambda *_: shapes[-1])
     assert run_on_device(model, ample, 100, ensemble, skin=0.3, every=9, **options).num_replays == 0
-    if kind == "toy":
-        assert bits(tight) == bits(ample)
-    for ours, theirs in (
-        (tight.positions, ample.positions),
-        (tight.cell.array, ample.cell.array),
-        (tight.get_forces(), ample.get_forces()),
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=SAME, rtol=0)
+    assert bits(tight) == bits(ample)
 
 
 @pytest.mark.bits
