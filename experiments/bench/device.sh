@@ -1,8 +1,9 @@
 #!/bin/bash
 # All that is measured on a GPU, the most important first: each result is on disk before the next begins.
 #   bash experiments/bench/device.sh FOLDER [PYTHON] [PART ...]
-# Parts: beside (the peers), md, where (the time goes), size, tests; all of them where none is named. PYTHON needs macejax with jax for CUDA,
-# and, to be compared with, mlip with e3j-ops and mace-torch with cuequivariance (0.7.0 for mace-torch 0.3.16).
+# Parts: beside (the peers), kernels (of others), md, where (the time goes), size, tests; all of them where none is named. PYTHON needs macejax with jax for CUDA,
+# and, to be compared with, mlip with e3j-ops, mace-torch with cuequivariance (0.7.0 for mace-torch 0.3.16), and cuequivariance-jax with its
+# cuequivariance-ops-jax.
 # Compiling takes most of the time: half a minute to a minute for each program of macejax, more for mlip's. Not several at once: of six
 # that were begun together on 16 cores none was ready after 140 s. CACHE names a folder that keeps what is compiled, LIMIT
 # the seconds after which one line of the table is given up.
@@ -14,7 +15,7 @@ HERE=$(dirname "$0")
 mkdir -p "$OUT"
 CACHE=${CACHE:-$(mktemp -d)}
 LIMIT=${LIMIT:-600}
-for name in $PARTS; do [[ " beside md where size tests " == *" $name "* ]] || { echo "$name is no part: beside, md, where, size, tests." >&2; exit 2; }; done
+for name in $PARTS; do [[ " beside kernels md where size tests " == *" $name "* ]] || { echo "$name is no part: beside, kernels, md, where, size, tests." >&2; exit 2; }; done
 export XLA_PYTHON_CLIENT_PREALLOCATE=false MPLBACKEND=Agg TF_CPP_MIN_LOG_LEVEL=2 PYTHONUNBUFFERED=1
 export JAX_COMPILATION_CACHE_DIR=$CACHE JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 
@@ -27,6 +28,9 @@ md() {
 show() { timeout "$LIMIT" "$PY" "$HERE/hotspots.py" "$@" 2>&1 | tee -a "$OUT/hotspots" | grep us/atom; }
 
 if part beside; then for system in water-192 water-10125 water-1536 aspirin-10; do run $system; done; fi
+if part kernels; then
+  for system in water-192 water-1536; do timeout "$LIMIT" "$PY" "$HERE/kernels.py" $system --output "$OUT/kernels-$system.json" 2>&1 | tee -a "$OUT/log"; done
+fi
 if part md; then for system in water-192 water-1536; do md $system; done; fi
 if part where; then
   show water-192 --top 100 --loop 100
