@@ -13,6 +13,7 @@ PYTEST_ARGS ?=
 BENCH ?= peers
 
 PY := $(VENV)/bin/python
+X32 = $(shell grep -rl "mark\.x32" tests --include="test_*.py") # what is collected takes time, too
 FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$p -m venv $(VENV); done; \
 	echo "macejax needs python 3.11 or newer with the venv module (on Debian: apt install python3-venv); PYTHON=/path/to/python names one." >&2; exit 1
@@ -26,7 +27,7 @@ demo: $(VENV)/.installed-core
 
 test: $(VENV)/.installed-test
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
-	MACEJAX_TEST_X64=0 $(PY) -m pytest -n $(JOBS) --dist loadfile -m "x32 and not slow and not gpu and not physics_long" $(PYTEST_ARGS)
+	MACEJAX_TEST_X64=0 $(PY) -m pytest -n $(JOBS) --dist loadfile -m "x32 and not slow and not gpu and not physics_long" $(PYTEST_ARGS) $(X32)
 
 thorough: $(VENV)/.installed-test
 	$(PY) -m pytest -n $(JOBS) -m "thorough and not slow and not gpu and not physics_long" $(PYTEST_ARGS)

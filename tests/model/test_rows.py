@@ -82,7 +82,7 @@ OTHERS = {
 
 @pytest.mark.bits
 @pytest.mark.thorough
-@pytest.mark.parametrize("changes", [{}, *OTHERS.values()], ids=["plain", *OTHERS])
+@pytest.mark.parametrize("changes", [{}, *(pytest.param(x, marks=pytest.mark.slow, id=name) for name, x in OTHERS.items())])
 def test_empty_slots_change_no_bit(changes: dict) -> None:
     """Of energies, forces and stress, whether rows are as long as they need be, or longer than the sums that XLA makes at a time. (XLA has
     other kernels for products of less than 20 slots, and gives wide ones, as those of attention, to several threads: those may.)
