@@ -1,8 +1,8 @@
 #!/bin/bash
 # All that is measured on a GPU, the most important first: each result is on disk before the next begins.
 #   bash experiments/bench/device.sh FOLDER [PYTHON] [PART ...]
-# Parts: beside (the peers), kernels (of others), md, where (the time goes), size, tests; all of them where none is named. PYTHON needs macejax with jax for CUDA,
-# and, to be compared with, mlip with e3j-ops, mace-torch with cuequivariance (0.7.0 for mace-torch 0.3.16), and cuequivariance-jax with its
+# Parts: beside (the peers), kernels (of others), md, where (the time goes), size, tests; all of them where none is named. PYTHON needs
+# macejax with jax for CUDA and, to be compared with, mlip with e3j-ops, mace-torch with cuequivariance (0.7.0 for mace-torch 0.3.16), and cuequivariance-jax with its
 # cuequivariance-ops-jax.
 # Compiling takes most of the time: half a minute to a minute for each program of macejax, more for mlip's. Not several at once: of six
 # that were begun together on 16 cores none was ready after 140 s. CACHE names a folder that keeps what is compiled, LIMIT

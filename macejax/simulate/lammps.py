@@ -21,8 +21,8 @@ _VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # LAMMPS's order
 def attach(lammps: Any, calculator: Calculator, elements: Sequence[str | int], fix: str = "macejax") -> None:
     """Let LAMMPS move the atoms that it has by the model's forces, added to those of its own pair styles (`pair_style zero` has none).
 
-    Thermo output, barostats and minimizers see the energy and, where all directions are periodic, the virial. With several ranks of MPI
-    each evaluates the whole system: they share LAMMPS's work, not the model's. Where an evaluation fails Python prints why, and LAMMPS ends
+    Thermo output, barostats and minimizers see the energy and the virial. With several ranks of MPI each evaluates the whole system:
+    they share LAMMPS's work, not the model's. Where an evaluation fails Python prints why, and LAMMPS ends
     the program, on all ranks, as it does after errors of its own.
 
     Args:
@@ -64,9 +64,8 @@ def attach(lammps: Any, calculator: Calculator, elements: Sequence[str | int], f
         atoms.positions = _gather(lammps, "x", 1, 3) - origin
         forces = atoms.get_forces()
         lammps.fix_external_set_energy_global(fix, atoms.get_potential_energy())
-        if all(periodic):
-            virial = -atoms.get_volume() * atoms.get_stress(voigt=False)
-            lammps.fix_external_set_virial_global(fix, [virial[i, j] for i, j in _VOIGT])
+        virial = -atoms.get_volume() * atoms.get_stress(voigt=False)
+        lammps.fix_external_set_virial_global(fix, [virial[i, j] for i, j in _VOIGT])
         return forces
 
     lammps.command(f"fix {fix} all external pf/callback 1 1")

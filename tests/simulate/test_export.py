@@ -43,6 +43,7 @@ def test_an_exported_program_is_the_model(tmp_path) -> None:
 
     other = frame.copy()
     other.calc = Calculator(model, skin=0.0)
+    # Each atom's E0 is -1 eV, which the program leaves out.
     energy, forces, stress = call(*jax.tree.leaves(arguments()))
     np.testing.assert_allclose(energy - len(frame), other.get_potential_energy(), atol=SAME, rtol=0)
     np.testing.assert_allclose(forces, other.get_forces(), atol=SAME, rtol=0)

