@@ -17,20 +17,20 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
       OSError: the file cannot be written; `path` is then untouched, and the message names it and the number of bytes.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner may read
-        os.replace(temporary, path)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner may read
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise OSError(error.errno, f"could not write {len(content)} bytes to {path}: {os.strerror(error.errno or 0)}") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     sync_directory(path.parent)
 
 

@@ -24,14 +24,22 @@ def load_model(path: str | os.PathLike) -> Model:
     Raises:
       FileNotFoundError: there is no such file.
       FetchError: a published model that cannot be fetched.
-      ModelFileError: the file is damaged, of another format or a newer one, or not a model file. Nothing in it is ever executed.
+      ModelFileError: the file is damaged, of another format or a newer one, not a model file, or has an interaction block that is not
+        registered in this process. Nothing in it is ever executed.
       TorchImportError: a file of mace-torch that is damaged or holds what macejax does not have.
+    """
+    return load_with_extra(path)[0]
+
+
+def load_with_extra(path: str | os.PathLike) -> tuple[Model, dict[str, Any]]:
+    """As `load_model`, and what the header has under `extra`, for `save_model`: licence and source of a published model, name, epoch, step
+    and errors of a trained one. Of a file of mace-torch, licence and source where an export has put them.
     """
     path = _path(path)
     if _is_torch(path):
-        from macejax.checkpoint.torch_file import load_torch
+        from macejax.checkpoint.torch_file import load_torch_with_origin
 
-        return load_torch(path)
+        return load_torch_with_origin(path)
     return read_model(path)
 
 
@@ -42,9 +50,8 @@ def read_header(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = _path(path)
     if _is_torch(path):
-        from macejax.checkpoint.torch_file import load_torch
-
-        return header_of_model(load_torch(path), {"read from": "a file of mace-torch"})
+        model, origin = load_with_extra(path)
+        return header_of_model(model, {"read from": "a file of mace-torch", **origin})
     return header_of_file(path)
 
 

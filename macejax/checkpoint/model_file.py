@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+OF_ENERGIES = ("energy", "force", "stress")  # what a model of moments alone does not have
 DTYPES = ("float32", "float64")
 
 
@@ -40,10 +41,11 @@ def save_model(path: str | os.PathLike, model: Model, extra: Mapping[str, Any] |
     Args:
       path: where to; by custom it ends in `.mace`.
       model: config and parameters, all of one dtype.
-      extra: anything that JSON holds, kept in the header under `extra` (errors on the test set, the name of the run, ...).
+      extra: anything that JSON holds, kept in the header under `extra` (errors on the test set, the name of the run, ...). A model that
+        was read and is written again keeps its licence if it is given what `macejax.checkpoint.load.load_with_extra` found.
 
     Raises:
-      ValueError: parameters of several dtypes, or that hold NaN or Inf.
+      ValueError: parameters of several dtypes, or that hold NaN or Inf, or are not those of the model that `config` describes.
       OSError: the disk refuses; a file that was at `path` before is untouched.
     """
     from safetensors.numpy import save
@@ -55,23 +57,31 @@ def save_model(path: str | os.PathLike, model: Model, extra: Mapping[str, Any] |
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise ValueError(f"parameter {name} holds NaN or Inf: such a model is not saved.")
+    if misfit := _misfit(model.config, tensors):
+        raise ValueError(f"{path} is not written: the parameters do not fit the configuration, {misfit}.")
     header = _header(model.config, dtypes[0], extra or {})
     signed = json.dumps({**header, "sha256": _digest(header, tensors)}, sort_keys=True, allow_nan=False)
     write_atomically(path, save(tensors, metadata={"macejax": signed}))
 
 
-def read_model(path: Path) -> Model:
-    """The model of a file of macejax, its parameters numpy arrays in the dtype of the file.
+def read_model(path: Path) -> tuple[Model, dict[str, Any]]:
+    """The model of a file of macejax, its parameters numpy arrays in the dtype of the file, and `extra` of its header.
 
     Raises:
-      ModelFileError: the file is damaged, of another format or a newer one, or not a model file.
+      ModelFileError: the file is damaged, of another format or a newer one, not a model file, or has a block that is not registered.
     """
     from macejax.model.model import Model
 
     header, tensors = _read(path)
     config = _config(path, header)
-    _require_fit(path, config, tensors)
-    return Model(config, _unflatten(tensors))
+    _require_blocks(path, config)
+    try:
+        misfit = _misfit(config, tensors)
+    except ValueError as error:
+        raise ModelFileError(f"{path} describes a model that cannot be: {error}") from error
+    if misfit:
+        raise ModelFileError(f"{path}: its parameters do not fit its configuration, {misfit}.")
+    return Model(config, _unflatten(tensors)), header["extra"]
 
 
 def header_of_file(path: Path) -> dict[str, Any]:
@@ -86,6 +96,13 @@ def header_of_model(model: Model, extra: Mapping[str, Any]) -> dict[str, Any]:
     return _counted(_header(model.config, str(values[0].dtype), extra), values)
 
 
+def carried_over(extra: Mapping[str, Any], before: ModelConfig, after: ModelConfig) -> dict[str, Any]:
+    """What of `extra` holds for a model made of another, such as its licence: all but errors, where heads or elements are no longer the
+    same.
+    """
+    return {name: value for name, value in extra.items() if before == after or name != "mae_rmse"}
+
+
 def _counted(header: dict[str, Any], values: Iterable[np.ndarray]) -> dict[str, Any]:
     return {**header, "parameters": int(sum(value.size for value in values))}
 
@@ -95,7 +112,8 @@ def _header(config: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> dict[s
         "format": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
         "species": [SYMBOLS[number] for number in config.elements],
-        "units": UNITS | ({"dipole": config.dipole_unit} if config.has_moments else {}),
+        "units": {name: unit for name, unit in UNITS.items() if config.has_energies or name not in OF_ENERGIES}
+        | ({"dipole": config.dipole_unit} if config.has_moments else {}),
         "dtype": dtype,
         "versions": {name: _version(name) for name in ("macejax", "jax", "flax", "e3nn-jax", "numpy")},
         "extra": dict(extra),
@@ -146,17 +164,39 @@ def _config(path: Path, header: Mapping[str, Any]) -> ModelConfig:
         raise ModelFileError(f"{path} describes a model that this macejax does not know: {error}") from error
 
 
-def _require_fit(path: Path, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
-    """The parameters are those of the model that the header describes: same names, same shapes."""
+def _require_blocks(path: Path, config: ModelConfig) -> None:
+    """This process has the interaction blocks that the file names."""
+    from macejax.model.mace import INTERACTIONS
+
+    for name in (config.interaction_first, config.interaction):
+        if name not in INTERACTIONS:
+            raise ModelFileError(
+                f"{path} has the interaction block {name!r}, which is not known here: if it is your own, register it in "
+                f"macejax.model.mace.INTERACTIONS before the file is loaded; if not, upgrade macejax."
+            )
+
+
+def _misfit(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> str | None:
+    """What of the parameters is not of the model that a configuration describes, which has them by the same names and shapes; None where
+    all is.
+
+    Raises:
+      ValueError: there is no such model.
+    """
     from macejax.model.model import parameter_shapes
 
+    if not any(name.startswith("params/") for name in tensors):
+        return "for they are not under 'params', where the init of a module puts them"
     wanted = {name: shape.shape for name, shape in _flatten(parameter_shapes(config))}
     found = {name: value.shape for name, value in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ModelFileError(
-                f"{path}: its parameters do not fit its configuration: {name} is {found.get(name)}, and should be {wanted.get(name)}."
-            )
+        if name not in wanted:
+            return f"which has no {name}: a block of one's own has to be named there, and registered in macejax.model.mace.INTERACTIONS"
+        if name not in found:
+            return f"which has {name} too"
+        if wanted[name] != found[name]:
+            return f"in which {name} has the shape {wanted[name]}, not {found[name]}"
+    return None
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:

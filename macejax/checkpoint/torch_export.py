@@ -118,8 +118,13 @@ def to_torch(model: Model) -> Any:
     return module.to(getattr(torch, dtype)).eval()
 
 
-def save_torch(path: str | os.PathLike, model: Model) -> None:
+def save_torch(path: str | os.PathLike, model: Model, origin: Mapping[str, str] | None = None) -> None:
     """Write the mace-torch module of a model to a file, atomically: a `.model` that mace-torch loads.
+
+    Args:
+      path: where to; by custom it ends in `.model`.
+      model: config and parameters.
+      origin: licence and source of the model, which become attributes of these names of the module.
 
     Raises:
       ImportError, TorchExportError: as `to_torch`.
@@ -128,6 +133,8 @@ def save_torch(path: str | os.PathLike, model: Model) -> None:
     import io
 
     module = to_torch(model)
+    for name, value in (origin or {}).items():
+        setattr(module, name, value)
     import torch
 
     content = io.BytesIO()

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from macejax.model.model import Model
 
 SUFFIXES = (".model", ".pt", ".pth")
+ORIGIN = ("licence", "source")  # attributes that an export gives a module, from `extra` of the model file
 STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -76,10 +77,21 @@ def load_torch(path: str | os.PathLike, config: ModelConfig | ModelSection | Non
       TorchImportError: not such a file, damaged, with names that a model has no use for, or a model that macejax does not have; the
         sentence says which.
     """
+    return _model(path, read_torch(path), config)
+
+
+def load_torch_with_origin(path: str | os.PathLike) -> tuple[Model, dict[str, Any]]:
+    """As `load_torch`, and licence and source of the model, where `torch_export.save_torch` has put them."""
+    content = read_torch(path)
+    origin = {name: getattr(content, name, None) for name in ORIGIN} if isinstance(content, Module) else {}
+    return _model(path, content, None), {name: value for name, value in origin.items() if isinstance(value, str)}
+
+
+def _model(path: str | os.PathLike, content: Any, config: ModelConfig | ModelSection | None) -> Model:
+    """The model of what a file holds. Errors as for `load_torch`."""
     from macejax.checkpoint.torch_import import OLD, from_torch
     from macejax.checkpoint.torch_state import from_state
 
-    content = read_torch(path)
     try:
         if isinstance(content, Module):
             if config is not None:

@@ -13,7 +13,7 @@ from macejax.checkpoint.torch_basis import TorchImportError, contraction_weights
 from macejax.checkpoint.torch_import import OLD, ROUNDED, SCALE_SHIFT, constants_of, per_head, rows_of
 from macejax.checkpoint.torch_names import to_params
 from macejax.config import ModelConfig, ModelSection, in_a_sentence
-from macejax.model.model import Model
+from macejax.model.model import Model, build
 
 _OF_IRREPS = re.compile(r"\.contractions\.\d+x\d+[eo]\.")  # as mace-torch named them before 0.3
 
@@ -57,7 +57,9 @@ def _resolved(section: ModelSection, state: dict[str, np.ndarray]) -> ModelConfi
     if section.elements not in ("auto", elements):
         raise TorchImportError(f"it is of the elements {list(elements)}, where model.elements has {list(section.elements)}.")
     try:
-        return section.resolve(elements=elements, e0s=rows_of(table), avg_num_neighbors=1.0, scale=1.0, shift=0.0, heads=heads)
+        config = section.resolve(elements=elements, e0s=rows_of(table), avg_num_neighbors=1.0, scale=1.0, shift=0.0, heads=heads)
+        build(config)  # for what the section cannot know to be wrong: blocks and irreps
+        return config
     except ValueError as error:
         raise TorchImportError(f"the configuration is that of another model: {in_a_sentence(error)}") from error
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from macejax.config import ModelSection
 
 
 def command(
@@ -16,6 +19,26 @@ def command(
     """Print a commented configuration file with all options and their defaults; given FILE, check it and print it in full."""
     from macejax.config import ConfigError, dump_config, load_config, parse_overrides, template
 
-    if file is None and assignments:
-        raise ConfigError("--set overrides options of a configuration: give FILE too.")
-    typer.echo(template() if file is None else dump_config(load_config(file, parse_overrides(assignments or ()))), nl=False)
+    if file is None:
+        if assignments:
+            raise ConfigError("--set overrides options of a configuration: give FILE too.")
+        typer.echo(template(), nl=False)
+        return
+    config = load_config(file, parse_overrides(assignments or ()))
+    _require_model(config.model)
+    typer.echo(dump_config(config), nl=False)
+
+
+def _require_model(section: ModelSection) -> None:
+    """Refuse an architecture that cannot be, as training would: what the section cannot know by itself, which is blocks and irreps.
+
+    Raises:
+      ConfigError: says which option, and why.
+    """
+    from macejax.config import ConfigError
+    from macejax.model.model import build  # imports jax, which the template does without
+
+    try:
+        build(section.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,27 +35,29 @@ def command(
     import jax
     import numpy as np
 
-    from macejax.checkpoint.load import load_model
-    from macejax.checkpoint.model_file import DTYPES, save_model
+    from macejax.checkpoint.load import load_model, load_with_extra
+    from macejax.checkpoint.model_file import DTYPES, carried_over, save_model
     from macejax.checkpoint.torch_file import load_torch
+    from macejax.cli.output import require_output
     from macejax.config import ConfigError, load_model_section
     from macejax.model.heads import select_elements, select_head
 
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype must be {' or '.join(DTYPES)}, not {dtype!r}.")
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} is there already: choose another name, or --overwrite.")
+    require_output(output, overwrite)
+    extra: dict[str, Any] = {}
     if config is None:
-        model = load_model(file)
+        model, extra = load_with_extra(file)
     else:
         model = load_torch(file, load_model_section(config) if config.suffix.lower() in (".yaml", ".yml") else load_model(config).config)
+    before = model.config
     if head is not None:
         model = select_head(model, head)
     if elements is not None:
         model = select_elements(model, elements.replace(",", " ").split())
     if dtype is not None:
         model = model._replace(params=jax.tree.map(lambda x: np.asarray(x, dtype), model.params))
-    save_model(output, model)
+    save_model(output, model, carried_over(extra, before, model.config))
     typer.echo(
         f"{output}: {model.config.model}, {model.config.hidden_irreps}, {sum(x.size for x in jax.tree.leaves(model.params))} parameters"
     )

@@ -14,11 +14,14 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a model as a module of mace-torch, which LAMMPS, OpenMM and others take. Needs the extra `torch`."""
-    from macejax.checkpoint.load import load_model
+    from macejax.checkpoint.load import load_with_extra
     from macejax.checkpoint.torch_export import save_torch
-    from macejax.config import ConfigError
+    from macejax.checkpoint.torch_file import ORIGIN
+    from macejax.cli.output import require_output
 
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} is there already: choose another name, or --overwrite.")
-    save_torch(output, load_model(file))
-    typer.echo(f"{output}: module of mace-torch. It is a pickle, which is a program: those who load it must trust you.")
+    require_output(output, overwrite)
+    model, extra = load_with_extra(file)
+    origin = {name: str(extra[name]) for name in ORIGIN if name in extra}
+    save_torch(output, model, origin)
+    told = "".join(f" {name.capitalize()}: {value}." for name, value in origin.items())
+    typer.echo(f"{output}: module of mace-torch. It is a pickle, which is a program: those who load it must trust you.{told}")

@@ -61,7 +61,11 @@ def _looks_like_a_model(file: Path) -> bool:
 
 
 def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
+    from macejax.checkpoint.model_file import OF_ENERGIES
+    from macejax.config.predicts import PREDICTS
+
     config = header["config"]
+    has_energies = "energy" in PREDICTS[config["model"]]
     parts = [f", {config['distance_transform']} transform"] if config.get("distance_transform", "none") != "none" else []
     parts += [", ZBL repulsion"] if config.get("pair_repulsion") else []
     layers = f"{config['interaction_first']}, then {config['interaction']}"
@@ -72,7 +76,7 @@ def _describe_model(header: dict[str, Any]) -> dict[str, Any]:
         "layers": f"{config['num_interactions']} ({layers}), {config['hidden_irreps']}, l_max {config['l_max']}, "
         f"correlation {config['correlation']}" + "".join(parts),
         "neighbours": f"{config['avg_num_neighbors']:.4g} on average",
-        "units": ", ".join(f"{name} {unit}" for name, unit in header["units"].items()),
+        "units": ", ".join(f"{name} {unit}" for name, unit in header["units"].items() if has_energies or name not in OF_ENERGIES),
         "written by": ", ".join(f"{name} {number}" for name, number in header["versions"].items()),
         "format": str(header["format"]),
     }

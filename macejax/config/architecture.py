@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,7 +32,7 @@ class Architecture(Section):
         3, description="Correlation order of the product basis, 1 to 4; one number, or one per layer."
     )
     interaction: str = Field("RealAgnosticResidual", description="Block of the other layers.")
-    radial_mlp: tuple[int, ...] = Field(
+    radial_mlp: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (64, 64, 64), description="Hidden widths of the radial network; that of RealAgnosticAttResidual has its own, 256 each."
     )
     edge_irreps: str | None = Field(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -60,8 +62,7 @@ class ModelConfig(Architecture):
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> ModelConfig:
-        if len(set(self.heads)) != len(self.heads):
-            raise ValueError(f"heads must have different names, not {list(self.heads)}.")
+        check_head_names(self.heads)
         for row in self.e0_table:
             if len(row) != len(self.elements):
                 raise ValueError(f"e0s has {len(row)} values for {len(self.elements)} elements.")
@@ -160,7 +161,20 @@ class ModelSection(Architecture):
     @field_validator("elements")
     @classmethod
     def _symbols_to_numbers(cls, value: tuple[int | str, ...] | str) -> tuple[int, ...] | str:
-        return value if value == "auto" else tuple(sorted(atomic_number(element) for element in value))
+        if value == "auto":
+            return value
+        numbers = sorted(atomic_number(element) for element in value)
+        for number, following in pairwise(numbers):
+            if number == following:
+                raise ValueError(f"{SYMBOLS[number]} is named twice: name every element once.")
+        return tuple(numbers)
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_have_names(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not isinstance(value, str):
+            check_head_names(value)
+        return value
 
     @field_validator("avg_num_neighbors", "scale")
     @classmethod
@@ -207,8 +221,9 @@ class ModelSection(Architecture):
           heads: names of the heads.
 
         Raises:
-          ValueError: options that contradict each other, or a repulsion that reaches beyond the cutoff.
+          ValueError: options that contradict each other, a repulsion that reaches beyond the cutoff, or heads that cannot be called so.
         """
+        check_head_names(heads)  # those of a data set are seen here first
         architecture = self.model_dump(
             exclude={"model", "heads", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
         )
@@ -240,6 +255,21 @@ class ModelSection(Architecture):
         channels = 128 if self.num_channels is None else self.num_channels
         top = 1 if self.max_L is None else self.max_L
         return " + ".join(f"{channels}x{degree}{'e' if self.so3 else 'eo'[degree % 2]}" for degree in range(top + 1))
+
+
+def check_head_names(heads: Sequence[str]) -> None:
+    """Refuse names of heads that no list could hold, or that could not be told apart.
+
+    Raises:
+      ValueError: there is none, one is empty or has a comma, or two are the same.
+    """
+    if not heads:
+        raise ValueError("there must be one head at least.")
+    for head in heads:
+        if not head.strip() or "," in head:
+            raise ValueError(f"a head cannot be called {head!r}: a name has one character at least, and no comma.")
+    if len(set(heads)) != len(heads):
+        raise ValueError(f"heads must have different names, not {list(heads)}.")
 
 
 def lost_irrep(edge: str, hidden: str) -> str | None:

@@ -118,7 +118,7 @@ def check_irreps(config: ModelConfig) -> None:
             parsed, names = e3nn.Irreps(irreps), irreps_of(irreps)
         except ValueError:
             raise ValueError(f"{field} {irreps!r} are no irreps: write them as 128x0e + 128x1o.") from None
-        if len({mul for mul, _ in parsed}) != 1 or len(set(names)) != len(names):
+        if len({mul for mul, _ in parsed}) != 1 or parsed[0].mul < 1 or len(set(names)) != len(names):
             raise ValueError(f"{field} {irreps!r} must have every irrep once, all with the same number of channels.")
         if names[0] != "0e" or list(names) != sorted(names, key=lambda name: int(name[:-1])):
             raise ValueError(f"{field} {irreps!r} must begin with 0e and go on in ascending degree.")
@@ -128,7 +128,10 @@ def check_irreps(config: ModelConfig) -> None:
         raise ValueError("edge_irreps_first_scalar has no effect without edge_irreps: give them, or leave it out.")
     if config.keep_last_layer_irreps and (config.num_interactions == 1 or len(irreps_of(config.hidden_irreps)) == 1):
         raise ValueError("keep_last_layer_irreps has no effect on one layer, or on scalars: leave it out.")
-    readout = e3nn.Irreps(config.readout_irreps)
+    try:
+        readout = e3nn.Irreps(config.readout_irreps)
+    except ValueError:
+        raise ValueError(f"readout_irreps {config.readout_irreps!r} are no irreps: write them as 16x0e.") from None
     if config.has_moments:
         _check_moments(config)
     elif readout.count("0e") != readout.dim or readout.dim == 0:

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from macejax.config import ModelConfig
-from macejax.config.model import atomic_number
+from macejax.config.model import atomic_number, check_head_names
 from macejax.data.species import names
+from macejax.data.statistics import e0s_from_table
 from macejax.model.model import Model
 
 _LINEAR, _HIDDEN = "linear", ("linear_1", "linear_mid", "bias_mid")
@@ -51,7 +52,7 @@ def add_head(
     head: str,
     *,
     like: str | None = None,
-    e0s: Sequence[float] | Mapping[int | str, float] | None = None,
+    e0s: Sequence[float] | Mapping[int, float] | Mapping[str, float] | None = None,
     scale: float | None = None,
     shift: float | None = None,
 ) -> Model:
@@ -65,15 +66,18 @@ def add_head(
       scale, shift: its own (eV), instead of those of `like`.
 
     Raises:
-      ValueError: the name is taken, `like` is no head, e0s do not fit the elements, or the model takes no heads, scale or shift.
+      ValueError: the name is taken, empty or has a comma, `like` is no head, e0s do not fit the elements, or the model takes no heads,
+        scale or shift.
+      DataError: e0s name what is no element, or one twice, or an energy is not finite.
     """
     config = model.config
     if config.model not in ("MACE", "ScaleShiftMACE"):
-        raise ValueError(f"a {config.model} has one head, and takes no other.")
+        raise ValueError(f"an {config.model} has one head, and takes no other.")
     if config.model == "MACE" and (scale is not None or shift is not None):
         raise ValueError("scale and shift have no effect on a MACE; a ScaleShiftMACE has them.")
     if head in config.heads:
         raise ValueError(f"the model has a head {head!r} already.")
+    check_head_names((head,))
     source = len(config.heads) - 1 if like is None else _place(model, like)
     wider = _with_heads(model, [*range(len(config.heads)), source], new_name=head)
     rows, scales, shifts = list(wider.config.e0_table), list(wider.config.scales), list(wider.config.shifts)
@@ -161,12 +165,14 @@ def _place(model: Model, head: str) -> int:
     return heads.index(head)
 
 
-def _e0_row(config: ModelConfig, row: Sequence[float], e0s: Sequence[float] | Mapping[int | str, float]) -> tuple[float, ...]:
+def _e0_row(
+    config: ModelConfig, row: Sequence[float], e0s: Sequence[float] | Mapping[int, float] | Mapping[str, float]
+) -> tuple[float, ...]:
     if not isinstance(e0s, Mapping):
         if len(e0s) != len(row):
             raise ValueError(f"e0s has {len(e0s)} values for {len(row)} elements ({names(config.elements)}).")
-        return tuple(float(value) for value in e0s)
-    table = {atomic_number(element): float(value) for element, value in e0s.items()}
+        e0s = dict(zip(config.elements, e0s, strict=True))
+    table = e0s_from_table(e0s)
     if missing := set(table) - set(config.elements):
         raise ValueError(f"e0s has {names(sorted(missing))}, which the model does not know.")
     return tuple(table.get(number, value) for number, value in zip(config.elements, row, strict=True))

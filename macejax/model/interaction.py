@@ -7,8 +7,11 @@ A block is a Flax module made as `Block(irreps_in, irreps_out, options)` with tw
 
 `neighbors` is what the sender of every slot sent, [N, M, D, K], or, where that depends on its element alone, what each element sent, as
 `Features`. `message` is [N, D of `options.message`, K] and `skip` [N, D of irreps_out, K] or None, which the product adds. Atoms are
-independent of each other in the second method: it may get some of them at a time. Write your own block by keeping these signatures, and
-pass it to `macejax.build`, or add it to the dictionary in `macejax.model.mace`.
+independent of each other in the second method: it may get some of them at a time. Write your own block by keeping these signatures.
+
+For experiments in one process, pass it to `macejax.build(config, interaction=...)`. Model files, and with them `macejax.save`, the
+calculator and the commands, know blocks by their names in `macejax.model.mace.INTERACTIONS` alone, and take the one that the configuration
+names: give the calculator `site_energy=module.apply`, or add the block to that dictionary, in every process that loads such a file.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ from macejax.ops.gather import gather_classes
 
 Block = Callable[..., nn.Module]
 
-# Every interaction block by name: a new variant is one file and one line here, and the conformance tests run over it.
+# Every interaction block by name: a new one is one file and one line here, and the conformance tests run over it.
 INTERACTIONS: dict[str, Block] = {
     block.__name__: block
     for block in (

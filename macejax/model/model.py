@@ -29,7 +29,8 @@ def build(
 
     Args:
       config: what to build.
-      interaction_first, interaction: own blocks, used instead of the named ones (signature: `macejax.model.interaction`).
+      interaction_first, interaction: own blocks, used instead of the named ones (signature: `macejax.model.interaction`). A model file
+        does not hold them: to save a model with a block, add the block to INTERACTIONS and name it in the configuration.
       matmul_precision: of matrix products in float32, a name that `jax.default_matmul_precision` knows: "highest" is float32 throughout;
         "TF32_TF32_F32_X3" and "TF32_TF32_F32" run on the matrix units of NVIDIA GPUs, the first with nearly the same result (errors
         were measured on an H200). jax refuses those that the device lacks.
@@ -65,10 +66,9 @@ def init_model(config: ModelConfig, key: jax.Array, dtype: jnp.dtype = jnp.float
 
 
 def parameter_shapes(config: ModelConfig) -> Any:
-    """Tree of the parameters as jax.ShapeDtypeStruct, without computing any."""
-    return jax.eval_shape(
-        build(config).init, jax.random.key(0), jnp.zeros((1, 4, 3), jnp.float32), example_graph(config, np.dtype(np.float32))
-    )
+    """Tree of the parameters as jax.ShapeDtypeStruct, without computing or compiling anything."""
+    vectors, graph = np.zeros((1, 4, 3), np.float32), example_graph(config, np.dtype(np.float32))
+    return jax.eval_shape(lambda seed, *inputs: build(config).init(jax.random.key(seed), *inputs), 0, vectors, graph)
 
 
 def count_parameters(config: ModelConfig) -> int:

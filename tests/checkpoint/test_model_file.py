@@ -15,6 +15,8 @@ from macejax.checkpoint.load import load_model, read_header
 from macejax.checkpoint.model_file import ModelFileError, save_model
 from macejax.checkpoint.torch_basis import TorchImportError
 from macejax.config import ModelConfig
+from macejax.model.interaction import RealAgnosticResidual
+from macejax.model.mace import INTERACTIONS
 from macejax.model.model import Model, init_model
 
 CONFIG = ModelConfig(
@@ -114,10 +116,61 @@ def test_future_format_and_unknown_config_are_refused(path, model, monkeypatch):
         load_model(path)
 
 
-def test_parameters_that_do_not_fit_the_configuration_are_refused(path):
-    save_model(path, Model(CONFIG, {"params": {"x": np.zeros(2)}}))
-    with pytest.raises(ModelFileError, match="do not fit"):
+def test_parameters_that_do_not_fit_the_configuration_are_refused(path, model, monkeypatch):
+    """In writing, and in reading what another program has written."""
+    before, own = path.read_bytes(), model.params["params"]
+    wider = jax.tree.map(lambda x: np.zeros((*x.shape, 2)), own["interaction_0"])
+    for params, sentence in (
+        (own, "not under 'params'"),
+        ({"params": {**own, "gain": np.zeros(1)}}, "has no params/gain: a block of one's own"),
+        ({"params": {name: part for name, part in own.items() if name != "readout_0"}}, "has params/readout_0/linear too"),
+        ({"params": {**own, "interaction_0": wider}}, r"params/interaction_0/.* has the shape \(\d+, \d+\), not \(\d+, \d+, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=f"water.mace is not written: .*{sentence}"):
+            save_model(path, Model(CONFIG, params))
+        assert path.read_bytes() == before
+        with monkeypatch.context() as patch:
+            patch.setattr(model_file, "_misfit", lambda *_: None)
+            save_model(path.with_name("forged.mace"), Model(CONFIG, params))
+        with pytest.raises(ModelFileError, match=f"forged.mace: its parameters do not fit its configuration, .*{sentence}"):
+            load_model(path.with_name("forged.mace"))
+
+
+def test_a_block_of_ones_own_is_saved_and_loaded_where_it_is_registered(tmp_path, monkeypatch):
+    class Own(RealAgnosticResidual):
+        pass
+
+    path, config = tmp_path / "own.mace", CONFIG.model_copy(update={"interaction": "Own"})
+    with monkeypatch.context() as patch:
+        patch.setitem(INTERACTIONS, "Own", Own)
+        found = init_model(config, jax.random.key(0), np.float64)
+        save_model(path, found)
+        assert load_model(path).config == config
+    with pytest.raises(
+        ModelFileError, match=r"own\.mace has the interaction block 'Own', .* register it in macejax\.model\.mace\.INTERACTIONS"
+    ):
         load_model(path)
+    assert read_header(path)["config"]["interaction"] == "Own"
+    with pytest.raises(ValueError, match="no interaction block is called 'Own'"):
+        save_model(tmp_path / "other.mace", found)
+
+
+def test_irreps_that_no_model_has_are_refused(path, monkeypatch):
+    rewrite(path, monkeypatch, config={**CONFIG.model_dump(mode="json"), "hidden_irreps": "2x0e + 3x1o"})
+    with pytest.raises(ModelFileError, match=r"water\.mace describes a model that cannot be: hidden_irreps .* same number of channels"):
+        load_model(path)
+
+
+def test_a_model_of_moments_has_no_units_of_energies(tmp_path):
+    for kind, names in (
+        ("AtomicDielectricMACE", {"length", "dipole"}),
+        ("EnergyDipolesMACE", {"energy", "length", "force", "stress", "dipole"}),
+    ):
+        config = ModelConfig(
+            elements=(1,), e0s=(0.0,), model=kind, hidden_irreps="2x0e + 2x1o", l_max=2, correlation=1, readout_irreps="2x0e + 2x1o"
+        )
+        save_model(tmp_path / "m.mace", init_model(config, jax.random.key(0), np.float64))
+        assert set(read_header(tmp_path / "m.mace")["units"]) == names
 
 
 def test_other_safetensors_are_refused(path):
@@ -155,6 +208,11 @@ def test_a_failing_disk_leaves_the_old_file(path, model, monkeypatch):
     with pytest.raises(OSError, match=r"could not write \d+ bytes to .*water\.mace: No space left"):
         save_model(path, model)
     assert path.read_bytes() == before and [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_that_is_not_there_is_told_by_the_name_of_the_file(path, model):
+    with pytest.raises(FileNotFoundError, match=r"could not write \d+ bytes to .*/absent/water\.mace: No such file"):
+        save_model(path.parent / "absent" / "water.mace", model)
 
 
 def test_header_is_json_without_nan(path):

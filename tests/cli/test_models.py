@@ -13,11 +13,13 @@ import pytest
 
 import macejax
 from macejax.checkpoint.foundation import FOUNDATIONS
+from macejax.checkpoint.load import read_header
 from macejax.model.heads import select_elements, select_head
 from macejax.model.model import Model
 from tests.cli.test_commands import run
 
 TWO_HEADS = Path(__file__).parents[1] / "fixtures" / "parity_nonlinear_heads.mace"  # PBE and r2SCAN; O, Al and Ti
+MOMENTS = Path(__file__).parents[1] / "fixtures" / "moments_AtomicDielectricMACE.mace"
 
 
 ROUNDING = 1e-14  # relative: weights are divided by the root of the number of heads, and multiplied again
@@ -61,6 +63,80 @@ def test_convert_cuts_a_model_to_a_head_and_to_elements(capsys, tmp_path):
     assert f"{sum(x.size for x in jax.tree.leaves(found.params))} parameters" in out
 
 
+EXTRA = {"licence": "ASL", "source": "a.model", "name": "run", "epoch": 3, "mae_rmse": {"test": {"forces": [0.1, 0.2]}}}
+LASTING = {name: value for name, value in EXTRA.items() if name != "mae_rmse"}
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "kept"),
+    [
+        ("convert", (), EXTRA),
+        ("convert", ("--dtype", "float32"), EXTRA),
+        ("convert", ("--head", "PBE"), LASTING),
+        ("convert", ("--elements", "O,Ti"), LASTING),
+        ("heads", ("--add", "SCAN"), LASTING),
+        ("heads", ("--remove", "PBE"), LASTING),
+    ],
+    ids=str,
+)
+def test_a_licence_stays_with_the_model_and_errors_with_the_same_model(capsys, tmp_path, command, options, kept):
+    macejax.save(tmp_path / "a.mace", macejax.load(TWO_HEADS), EXTRA)
+    code, _, err = run(capsys, command, tmp_path / "a.mace", tmp_path / "b.mace", *options)
+    assert code == 0, err
+    assert read_header(tmp_path / "b.mace")["extra"] == kept
+
+
+@pytest.mark.torch
+def test_a_licence_goes_to_mace_torch_and_comes_back(capsys, tmp_path):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("mace")
+    macejax.save(tmp_path / "a.mace", macejax.load(TWO_HEADS), EXTRA)
+    code, out, err = run(capsys, "export", tmp_path / "a.mace", tmp_path / "b.model")
+    assert code == 0 and out.endswith("must trust you. Licence: ASL. Source: a.model.\n"), err
+    module = torch.load(tmp_path / "b.model", weights_only=False)
+    assert (module.licence, module.source) == ("ASL", "a.model")
+    assert read_header(tmp_path / "b.model")["extra"].items() >= {"licence": "ASL", "source": "a.model"}.items()
+    code, _, err = run(capsys, "convert", tmp_path / "b.model", tmp_path / "c.mace")
+    assert code == 0 and read_header(tmp_path / "c.mace")["extra"] == {"licence": "ASL", "source": "a.model"}, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("heads", TWO_HEADS, "b.mace", "--add", "b", "--e0", "O=nan"), "the energy of O is nan"),
+        (("heads", TWO_HEADS, "b.mace", "--add", "b", "--e0", "O=-1", "--e0", "8=-2"), "O is given twice"),
+        (("heads", TWO_HEADS, "b.mace", "--add", "b", "--e0", "O=-1", "--e0", "O=-2"), "O is given twice"),
+        (("heads", TWO_HEADS, "b.mace", "--add", "b", "--e0", "O"), "write element=energy"),
+        (("heads", TWO_HEADS, "b.mace", "--add", ""), "cannot be called ''"),
+        (("heads", MOMENTS, "b.mace", "--add", "b"), "an AtomicDielectricMACE has one head"),
+        (("heads", "absent.mace", "absent/b.mace", "--add", "b"), "absent/b.mace cannot be written: there is no folder absent"),
+        (("convert", "absent.mace", "absent/b.mace"), "absent/b.mace cannot be written: there is no folder absent"),
+        (("export", "absent.mace", "absent/b.model"), "absent/b.model cannot be written: there is no folder absent"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_made_is_refused_in_a_sentence(capsys, monkeypatch, tmp_path, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code in (1, 2) and sentence in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_model_of_moments_is_described_by_what_it_predicts(capsys, tmp_path):
+    code, out, _ = run(capsys, "heads", MOMENTS)
+    assert code == 0 and out == "Default: predicts dipole, polarizability\n"
+    code, out, _ = run(capsys, "info", MOMENTS)
+    units = next(line for line in out.splitlines() if line.startswith("units"))
+    assert code == 0 and units.split("  ", 1)[1].strip() == "dipole e Angstrom, length Angstrom"
+    config = macejax.ModelConfig(
+        elements=(1, 8), e0s=(-1.0, -2.0), model="EnergyDipolesMACE", hidden_irreps="2x0e + 2x1o", l_max=1, readout_irreps="2x0e + 2x1o"
+    )
+    macejax.save(tmp_path / "both.mace", macejax.init_model(config, jax.random.key(0)))
+    code, out, _ = run(capsys, "heads", tmp_path / "both.mace")
+    assert code == 0 and out == "Default: predicts energy, forces, stress, virials, dipole, isolated atoms (eV): H -1, O -2\n"
+    code, out, _ = run(capsys, "info", tmp_path / "both.mace")
+    assert "energy eV" in out and "dipole Debye" in out
+
+
 @pytest.mark.torch
 def test_convert_reads_a_training_checkpoint_with_the_configuration_of_another_file(capsys, tmp_path):
     torch = pytest.importorskip("torch")
@@ -101,6 +177,10 @@ def test_convert_reads_a_training_checkpoint_with_the_configuration_of_a_run(cap
         "it has 1 heads, where model.heads names 2": {"model": section | {"avg_num_neighbors": 6.5, "heads": ["a", "b"]}},
         "of the elements [8, 13, 22], where model.elements has [1, 8]": {
             "model": section | {"avg_num_neighbors": 6.5, "elements": ["H", "O"]}
+        },
+        "another model: hidden_irreps 'foo' are no irreps": {
+            "model": {k: v for k, v in section.items() if k not in ("num_channels", "max_L")}
+            | {"avg_num_neighbors": 6.5, "hidden_irreps": "foo"}
         },
         "model: correlation must be from 1 to 4, not 7": {"model": section | {"avg_num_neighbors": 6.5, "correlation": 7}},
     }

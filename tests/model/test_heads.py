@@ -113,6 +113,19 @@ def test_what_cannot_be_is_said():
         macejax.select_head(both, "HF")
     with pytest.raises(ValueError, match="has a head 'PBE' already"):
         macejax.add_head(both, "PBE")
+    for name in ("", " ", "a,b"):
+        with pytest.raises(ValueError, match="a head cannot be called"):
+            macejax.add_head(both, name)
+        with pytest.raises(ValueError, match="a head cannot be called"):
+            model(heads=("PBE", name))
+    for e0s, sentence in (
+        ({"H": np.nan}, "the energy of H is nan"),
+        ((-1.0, np.inf, -3.0, -4.0), "the energy of C is inf"),
+        ({"H": -1.0, "1": -2.0}, "H is given twice"),
+        ({"Xx": -1.0}, "'Xx' is no element"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            macejax.add_head(both, "mine", e0s=e0s)
     with pytest.raises(ValueError, match="only head"):
         macejax.remove_head(macejax.select_head(both, "PBE"), "PBE")
     with pytest.raises(ValueError, match="does not know U"):
