@@ -80,16 +80,48 @@ def test_channels_and_degree_name_the_irreps():
         ({"run.name": "../elsewhere"}, "cannot name a file"),
         ({"stage_two.enabled": True, "stage_two.start": 5, "run.epochs": 5}, "would never begin"),
         ({"data.train": None}, "no training file is named"),
+        ({"data.train": []}, "data.train: no training file is named"),
+        ({"data.valid": []}, "data.valid: no file is named"),
+        ({"data.test": []}, "data.test: no file is named"),
+        ({"run.seed": 2**63}, "run.seed: .*less than"),
         ({"data.config_type_weights": {"slab": -1.0}}, "weight of slab is negative"),
         ({"run.name": "y", "run.name.x": 1}, "name is not a section"),
         ({"optimizer.kind": "schedulefree", "optimizer.schedule.kind": "constant", "run.ema_decay": 0.9}, "an average of its own"),
         ({"optimizer.kind": "schedulefree"}, "schedulefree takes no plateau schedule"),
+        ({"loss.stress_weight": 50}, "loss: stress_weight has no effect: the loss weighted has no term.*to stress or huber or universal"),
+        ({"loss.kind": "dipole", "loss.energy_weight": 2}, "energy_weight has no effect: the loss dipole has no term for energy"),
+        ({"loss.huber_delta": 0.1}, "loss: huber_delta has no effect on the loss weighted.*huber or universal"),
+        ({"optimizer.schedule.gamma": 0.9}, "gamma has no effect on a plateau schedule.*set optimizer.schedule.kind to exponential"),
+        ({"optimizer.schedule.kind": "cosine", "optimizer.schedule.patience": 3}, "patience has no effect on a cosine schedule"),
+        ({"stage_two.start": 5}, "stage_two.start has no effect without a second stage.*set stage_two.enabled to true"),
+        ({"stage_two.enabled": True, "stage_two.stress_weight": 3}, "stage_two.stress_weight has no effect: the loss weighted has no term"),
+        ({"data.valid": "v.xyz", "data.valid_fraction": 0.2}, "valid_fraction has no effect beside data.valid"),
+        ({"model.scale": 2.0, "model.scaling": "std_scaling"}, "model.scaling has no effect beside model.scale"),
     ],
     ids=str,
 )
 def test_refused_with_a_sentence(overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
         load_config(None, TRAIN | overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"loss.kind": "universal", "loss.stress_weight": 50, "loss.huber_delta": 0.1},
+        {"loss.stress_weight": 0, "stage_two.enabled": True, "stage_two.start": 5, "stage_two.virials_weight": 0},
+        {"optimizer.schedule.kind": "exponential", "optimizer.schedule.gamma": 0.9, "optimizer.schedule.warmup_epochs": 2},
+        {"data.valid": "v.xyz", "data.valid_fraction": 0.1, "loss.kind": "dipole", "loss.huber_delta": 0.01, "stage_two.start": None},
+        {"model.model": "ScaleShiftMACE", "model.scale": 2.0, "model.scaling": "no_scaling"},
+        {"loss.kind": "ef", "loss.energy_weight": 3.0, "optimizer.schedule.factor": 0.5, "data.valid_fraction": 0.2},
+    ],
+    ids=str,
+)
+def test_options_that_act_or_stand_at_their_defaults_are_taken(tmp_path, overrides):
+    """And what is written of such a configuration, all options, reads again."""
+    config = load_config(None, TRAIN | overrides)
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "run.yaml") == config
 
 
 def test_a_repulsion_that_would_be_cut_off_is_refused():

@@ -14,7 +14,10 @@ def command(
     model: Annotated[Path, typer.Argument(help="Model file.")],
     structures: Annotated[Path, typer.Argument(help="Structures: extended XYZ or anything that ASE reads.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Structures with MACE_energy, MACE_forces, MACE_stress, MACE_dipole ...")
+        Path,
+        typer.Option(
+            "--output", "-o", help="What the file says of the structures, and MACE_energy, MACE_forces, MACE_stress, MACE_dipole ..."
+        ),
     ] = Path("evaluated.xyz"),
     keys: Annotated[list[str] | None, typer.Option("--key", help="Name of a label in the file: energy=dft_energy.")] = None,
     head: Annotated[str | None, typer.Option(help="Head for all structures, instead of the one that each names.")] = None,
@@ -30,40 +33,45 @@ def command(
 ) -> None:
     """Predict a file of structures with a model, and tabulate the errors where it has labels."""
     from macejax.checkpoint.load import load_model, read_header
+    from macejax.cli.output import require_output
     from macejax.cli.process import set_up_jax
     from macejax.config import ConfigError, Precision
     from macejax.config.run import read_keys
     from macejax.simulate.record import refuse_other_formats
 
     refuse_other_formats([output])
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} exists already: give --overwrite, or another --output.")
+    require_output(output, overwrite)
     label_keys = read_keys(keys or ())
     set_up_jax(Precision.of(dtype or read_header(model)["dtype"]).parameters)
     import jax
 
-    from macejax.data.read import read
+    from macejax.data.labels import label_frames
+    from macejax.data.read import read_frames
     from macejax.data.write import write
     from macejax.model.heads import select_head
-    from macejax.train.evaluate import evaluate, label_table, predictions
+    from macejax.train.evaluate import PREDICTIONS, evaluate, label_table, predictions
+    from macejax.train.parallel import local_devices
     from macejax.train.table import plain
 
-    frames = read(structures, label_keys, need_labels=False)
-    devices = device_count or jax.local_device_count()
+    if replaced := [key for key in label_keys if key in PREDICTIONS]:
+        raise ConfigError(f"--key: the predictions would replace the labels {replaced[0]} in {output}: rename them in {structures}.")
+    devices = local_devices(device_count, "--device-count")
+    frames = read_frames(structures)
+    labelled = label_frames(frames, label_keys, str(structures), need_labels=False)
     potential = load_model(model) if head is None else select_head(load_model(model), head)
     exact = potential
     if radial == "table":
         from macejax.model.tabulate import tabulate
 
         potential = tabulate(exact)
-    evaluated = evaluate(potential, frames, dtype=dtype, nodes=batch_atoms, num_devices=devices)
+    evaluated = evaluate(potential, labelled, dtype=dtype, nodes=batch_atoms, num_devices=devices)
     info, arrays = zip(*predictions(evaluated), strict=True)
     write(output, frames, info=info, arrays=arrays)
-    table = label_table(evaluated, frames)
+    table = label_table(evaluated, labelled)
     typer.echo(f"{structures} has no labels to compare with." if table is None else plain(table))
     if error:
         from macejax.testing.precision import precision_error
 
         used = dtype or str(jax.tree.leaves(potential.params)[0].dtype)
-        typer.echo(f"{used} against float64: {precision_error(potential, frames, used, exact=exact, nodes=batch_atoms)}")
+        typer.echo(f"{used} against float64: {precision_error(potential, labelled, used, exact=exact, nodes=batch_atoms)}")
     typer.echo(f"{len(frames)} structures with predictions: {output}")

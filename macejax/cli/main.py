@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments or os.environ.get("MACEJAX_DEBUG", "") not in ("", "0")
     if not debug:  # XLA:CPU complains loudly, and wrongly, whenever it loads a program from the cache. Errors still raise.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before jax is imported, which has a default of its own
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no letter for Angstrom is no reason to stop
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         _app(called)([argument for argument in arguments if argument != "--debug"], prog_name="macejax")

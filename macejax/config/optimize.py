@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from macejax.config.section import Section
+
+# Terms of every kind of loss; loss_terms has their forms.
+TERMS = {
+    "weighted": ("energy", "forces"),
+    "ef": ("energy", "forces"),
+    "forces_only": ("forces",),
+    "stress": ("energy", "forces", "stress"),
+    "virials": ("energy", "forces", "virials"),
+    "huber": ("energy", "forces", "stress"),
+    "universal": ("energy", "forces", "stress"),
+    "l1l2": ("energy", "forces"),
+    "dipole": ("dipole",),
+    "dipole_polar": ("dipole", "polarizability"),
+    "energy_forces_dipole": ("energy", "forces", "dipole"),
+}
+WITH_DELTA = ("huber", "universal")  # losses that read huber_delta
+# Options of every kind of schedule, beside warm-up, which all of them have.
+OF_SCHEDULE = {"plateau": ("factor", "patience", "threshold"), "exponential": ("gamma",), "cosine": ("final_factor",), "constant": ()}
+
+
+def changed(section: Section, names: Iterable[str]) -> list[str]:
+    """Those of the options that are not at their default. An option at its default is never refused: `macejax config` writes them all."""
+    return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
+
+
+def require_terms(section: Section, kind: str, prefix: str = "") -> None:
+    """Refuse the weight of a term that the loss `kind` has not. A weight of 0 says just that.
+
+    Args:
+      section: has the weights.
+      kind: of the loss.
+      prefix: what stands before the names of the weights in the message.
+
+    Raises:
+      ValueError: names the weight, and the losses with this term.
+    """
+    for name in changed(section, (name for name in type(section).model_fields if name.endswith("_weight"))):
+        term = name.removesuffix("_weight")
+        if term not in TERMS[kind] and getattr(section, name) > 0:
+            fitting = " or ".join(other for other, terms in TERMS.items() if term in terms)
+            raise ValueError(
+                f"{prefix}{name} has no effect: the loss {kind} has no term for {term}. Leave it out, or set loss.kind to {fitting}."
+            )
 
 
 class LossConfig(Section):
@@ -45,6 +89,15 @@ class LossConfig(Section):
             return {"energy_weight": 1.0, "forces_weight": 1.0, **values}
         return values
 
+    @model_validator(mode="after")
+    def _every_option_acts(self) -> LossConfig:
+        require_terms(self, self.kind)
+        if self.kind not in WITH_DELTA and changed(self, ["huber_delta"]):
+            raise ValueError(
+                f"huber_delta has no effect on the loss {self.kind}: leave it out, or set loss.kind to {' or '.join(WITH_DELTA)}."
+            )
+        return self
+
 
 class ScheduleConfig(Section):
     """How the learning rate moves during a stage."""
@@ -59,6 +112,15 @@ class ScheduleConfig(Section):
     gamma: float = Field(0.9993, gt=0, le=1, description="exponential: factor per epoch.")
     final_factor: float = Field(0.0, ge=0, le=1, description="cosine: share of the learning rate that is left at the end.")
     warmup_epochs: float = Field(0.0, ge=0, description="Epochs of linear warm-up from zero, before any of the schedules.")
+
+    @model_validator(mode="after")
+    def _every_option_acts(self) -> ScheduleConfig:
+        for kind, names in OF_SCHEDULE.items():
+            if kind != self.kind and (idle := changed(self, names)):
+                raise ValueError(
+                    f"{idle[0]} has no effect on a {self.kind} schedule: leave it out, or set optimizer.schedule.kind to {kind}."
+                )
+        return self
 
 
 class OptimizerConfig(Section):

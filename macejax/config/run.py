@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from macejax.config.model import ModelSection, atomic_number
-from macejax.config.optimize import LossConfig, OptimizerConfig
+from macejax.config.optimize import LossConfig, OptimizerConfig, changed, require_terms
 from macejax.config.precision import Precision, PrecisionName
 from macejax.config.section import ConfigError, Section
 from macejax.data.labels import Keys
@@ -67,7 +67,10 @@ class DataConfig(Section):
         None, description="Validation files. null: a random part of the training set, see valid_fraction."
     )
     valid_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of the training set that validates, drawn with run.seed, where there is no valid file."
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of the training set of each head that validates, drawn with run.seed, where there is no valid file.",
     )
     test: tuple[str, ...] | None = Field(None, description="Test files, evaluated once, at the end.")
     keys: KeysConfig = Field(KeysConfig(), description="Names of the labels in the files.")
@@ -78,7 +81,8 @@ class DataConfig(Section):
     )
     keep_isolated_atoms: bool = Field(False, description="Train on the IsolatedAtom frames too.")
     config_type_weights: dict[str, float] = Field(
-        {}, description="Factors on the weight of the structures of a config_type; 1 for those not named."
+        {},
+        description="Factors on the weight of the training structures of a config_type, not of those that validate; 1 for those not named.",
     )
     batch_size: int = Field(10, ge=1, description="Structures per step, over all devices.")
     valid_batch_atoms: int = Field(
@@ -90,11 +94,13 @@ class DataConfig(Section):
     def _one_path_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("train")
+    @field_validator("train", "valid", "test")
     @classmethod
-    def _some_file(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("no training file is named.")
+    def _some_file(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if value is not None and not value:
+            raise ValueError(
+                "no training file is named." if info.field_name == "train" else "no file is named: name one, or leave the option out."
+            )
         return value
 
     @field_validator("e0s", mode="before")
@@ -118,6 +124,22 @@ class DataConfig(Section):
             if weight < 0:
                 raise ValueError(f"the weight of {name} is negative: {weight}.")
         return value
+
+    @model_validator(mode="after")
+    def _one_way_to_validate(self) -> DataConfig:
+        if self.valid is not None and changed(self, ["valid_fraction"]):
+            raise ValueError("valid_fraction has no effect beside data.valid: leave one of them out.")
+        return self
+
+    def require_heads(self, heads: Iterable[str]) -> None:
+        """Refuse energies of isolated atoms of a head that is none of the run's.
+
+        Raises:
+          ConfigError: names it.
+        """
+        by_head = self.e0s if isinstance(self.e0s, dict) and not _is_table(self.e0s) else {}
+        if strange := [head for head in by_head if head not in heads]:
+            raise ConfigError(f"data.e0s names {strange[0]!r}, which is no head of the run ({', '.join(heads)}): leave it out.")
 
     def e0s_of(self, head: str) -> str | dict[str, float]:
         """`e0s` of one head: isolated, average or a table.
@@ -156,7 +178,7 @@ class RunConfig(Section):
 
     name: str = Field("macejax", description="Name of the run, of its folder and of its model file.")
     directory: str = Field("runs", description="Where the folder of the run lies: <directory>/<name>.")
-    seed: int = Field(123, ge=0, description="Seed of initial weights, order of structures and validation split.")
+    seed: int = Field(123, ge=0, lt=2**63, description="Seed of initial weights, order of structures and validation split.")
     dtype: PrecisionName = Field(
         "float64",
         description="Precision of the model and of training; tf32x3, tf32 (GPU) and bf16 (GPU, TPU) are of matrix products in float32.",
@@ -165,7 +187,7 @@ class RunConfig(Section):
     patience: int = Field(
         2048, ge=1, description="Validations without a new best after which a stage ends: the first passes to the second, the last stops."
     )
-    validate_every: int = Field(1, ge=1, description="Epochs from one validation to the next.")
+    validate_every: int = Field(1, ge=1, description="Epochs from one validation to the next; the last epoch of a stage is validated too.")
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Decay of the moving average of the weights that is validated and saved. null: none."
     )
@@ -188,6 +210,11 @@ class RunConfig(Section):
         return value
 
 
+def second_stage_start(epochs: int, start: int | None) -> int:
+    """First epoch of the second stage of a run of so many epochs, with this value of stage_two.start."""
+    return epochs // 4 * 3 if start is None else start
+
+
 class TrainConfig(Section):
     """Everything that a training run can be told."""
 
@@ -207,6 +234,22 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _every_option_of_stage_two_acts(self) -> TrainConfig:
+        if self.stage_two.enabled:
+            require_terms(self.stage_two, self.loss.kind, "stage_two.")
+        elif idle := changed(self.stage_two, StageTwoConfig.model_fields):
+            raise ValueError(f"stage_two.{idle[0]} has no effect without a second stage: leave it out, or set stage_two.enabled to true.")
+        return self
+
+    @model_validator(mode="after")
+    def _scaling_acts(self) -> TrainConfig:
+        model = self.model
+        no_shift = model.scaling == "no_scaling" and model.model == "ScaleShiftMACE" and model.shift == "auto"  # it makes the shift 0
+        if model.scale != "auto" and changed(model, ["scaling"]) and not no_shift:
+            raise ValueError("model.scaling has no effect beside model.scale: leave one of them out.")
+        return self
+
+    @model_validator(mode="after")
     def _one_average(self) -> TrainConfig:
         if self.optimizer.kind == "schedulefree" and self.run.ema_decay is not None:
             raise ValueError("schedulefree evaluates on an average of its own: set run.ema_decay to null.")
@@ -214,7 +257,7 @@ class TrainConfig(Section):
 
     def stage_two_start(self) -> int:
         """First epoch of the second stage."""
-        return self.run.epochs // 4 * 3 if self.stage_two.start is None else self.stage_two.start
+        return second_stage_start(self.run.epochs, self.stage_two.start)
 
     def stage_two_loss(self) -> LossConfig:
         """Loss of the second stage: the kind of the first with the weights of the second."""

@@ -108,8 +108,6 @@ def _frame(comment: str, lines: list[str], source: str, first_line: int) -> Fram
     positions = arrays.pop("pos", None)
     if positions is None or positions.shape != (len(lines), 3):
         raise DataError(f"{source}: Properties has no pos:R:3.")
-    if "charge" in arrays and "charges" not in arrays:
-        arrays["charges"] = arrays["charge"]  # ASE writes the one and reads the other
     cell, pbc = _lattice(info, source)
     return Frame(numbers, positions, cell, pbc, info, arrays, source)
 
@@ -139,8 +137,10 @@ def _column(words: np.ndarray, kind: str, name: str, source: str) -> np.ndarray:
             values = words.astype(np.float64)
         except ValueError:
             raise DataError(f"{source}: column {name!r} holds {_not_a_number(words)!r}, which is not a number.") from None
-        if kind == "I" and name == "Z" and np.isfinite(values).all() and (np.abs(values) < 1e6).all() and (values % 1 == 0).all():
+        if kind == "I" and np.isfinite(values).all() and (np.abs(values) < 1e6).all() and (values % 1 == 0).all():
             values = values.astype(np.int64)
+    elif kind == "L" and np.isin(words, ("T", "F")).all():
+        values = words == "T"
     else:
         values = words
     return values[:, 0] if values.shape[1] == 1 else values

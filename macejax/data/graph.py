@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from macejax.data.inputs import Embedding, head_index, read_inputs, require_whol
 from macejax.data.neighbors import symmetric_neighbors, wrap
 from macejax.data.species import species_index
 from macejax.data.structure import LABELS, Structure, check, volume
+
+AT_ONE_POINT = 1e-3  # Angstrom; atoms that are closer are one atom, written twice
 
 
 class Graph(NamedTuple):
@@ -89,8 +92,10 @@ def build_graph(
 def build_graphs(
     structures: Sequence[Structure], elements: Sequence[int], cutoff: float, e0s: Sequence[Any] | None = None, **options: Any
 ) -> list[Graph]:
-    """`build_graph` of every structure of a data set, each with its position in it as `index`."""
-    return [build_graph(structure, elements, cutoff, e0s, index, **options) for index, structure in enumerate(structures)]
+    """`build_graph` of every structure of a data set, each with its position in it as `index`. Warns of atoms that are there twice."""
+    graphs = [build_graph(structure, elements, cutoff, e0s, index, **options) for index, structure in enumerate(structures)]
+    _warn_of_atoms_at_one_point(graphs)
+    return graphs
 
 
 def model_graphs(structures: Sequence[Structure], config: Any) -> list[Graph]:
@@ -105,6 +110,24 @@ def rank_in_row(receivers: np.ndarray) -> np.ndarray:
     num_edges = len(receivers)
     starts = np.searchsorted(receivers, receivers, side="left")
     return (np.arange(num_edges) - starts).astype(np.int32)
+
+
+def _warn_of_atoms_at_one_point(graphs: Sequence[Graph]) -> None:
+    """One warning for each file, with the number of its structures that have two atoms, or images of atoms, at one point."""
+    found: dict[str, list[str]] = {}
+    for graph in graphs:
+        vectors = graph.positions[graph.senders] + graph.shift @ graph.cell - graph.positions[graph.receivers]
+        close = np.flatnonzero(np.einsum("ij,ij->i", vectors, vectors) < AT_ONE_POINT**2)
+        if len(close):
+            source = graph.source or "structure"
+            pair = f"{source}, atoms {graph.receivers[close[0]]} and {graph.senders[close[0]]}"
+            found.setdefault(source.rsplit(":frame ", 1)[0], []).append(pair)
+    for file, pairs in found.items():
+        warnings.warn(
+            f"{file}: in {len(pairs)} of the structures two atoms are less than {AT_ONE_POINT:g} Angstrom apart, first in {pairs[0]} "
+            f"(counted from 0). Is an atom there twice?",
+            stacklevel=3,
+        )
 
 
 def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edges: tuple[np.ndarray, ...], e0: float, index: int) -> Graph:

@@ -19,7 +19,8 @@ class Keys(NamedTuple):
     """Under which name a file holds each quantity. None: do not read it. The defaults are MACE's.
 
     Where none of the label keys is anywhere in a file, ASE's own names (energy, forces, stress) are understood instead of those left at
-    their default. A key that is not the default must be in the file.
+    their default; else a warning counts the frames that have a label under ASE's name alone. A key that is not the default must be in
+    the file.
     """
 
     energy: str | None = "REF_energy"  # eV
@@ -72,26 +73,38 @@ def label_frames(frames: Sequence[Frame], keys: Keys, name: str, need_labels: bo
 def _resolve(frames: Sequence[Frame], keys: Keys, name: str, need_labels: bool) -> Keys:
     """The keys that this file uses."""
     there = {key for frame in frames for key in (*frame.info, *frame.arrays)}
+    if keys.charges == "charges" and "charges" not in there and "charge" in there:
+        keys = keys._replace(charges="charge")  # ASE writes the one and reads the other
     pairs = [(field, key) for field, key in keys._asdict().items() if field != "inputs" and key != getattr(MACE_KEYS, field)]
     pairs += [("inputs", key) for key in keys.inputs if key not in MACE_KEYS.inputs]
     for field, key in pairs:
         if key is not None and key not in there:
             raise DataError(f"{name}: the key {key!r} for {field} is in no frame; {_listing(there)}")
-    left_at_default = [label for label in ASE_NAMES if getattr(keys, label) == getattr(MACE_KEYS, label)]
-    in_ase_names = [label for label in left_at_default if ASE_NAMES[label] in there]
     if not any(getattr(keys, label) in there for label in (*ASE_NAMES, "virials")):
-        own_names: dict[str, Any] = {label: ASE_NAMES[label] for label in in_ase_names}
+        left_at_default = [label for label in ASE_NAMES if getattr(keys, label) == getattr(MACE_KEYS, label)]
+        own_names: dict[str, Any] = {label: ASE_NAMES[label] for label in left_at_default if ASE_NAMES[label] in there}
         keys = keys._replace(**own_names)
-    else:
-        for label in in_ase_names:
-            if getattr(keys, label) not in there:
-                message = f"{name}: has no {getattr(keys, label)!r}; its {ASE_NAMES[label]!r} is not used beside other label keys. "
-                warnings.warn(f"{message}Set the key for {label} to {ASE_NAMES[label]!r} to use it.", stacklevel=4)
+    _warn_of_other_names(frames, keys, name)
     wanted = [getattr(keys, field) for field in (*LABELS, "charges")]
     if need_labels and not any(key in there for key in wanted):
         looked_for = ", ".join(repr(key) for key in wanted if key is not None)
         raise DataError(f"{name}: holds no labels; looked for {looked_for} and ASE's energy, forces, stress; {_listing(there)}")
     return keys
+
+
+def _warn_of_other_names(frames: Sequence[Frame], keys: Keys, name: str) -> None:
+    """Say how many frames have a label under ASE's name alone, where the file is read by another: it may be of another level of theory."""
+    for label, own in ASE_NAMES.items():
+        key = getattr(keys, label)
+        if key in (None, own):
+            continue
+        lost = sum((own in frame.info or own in frame.arrays) and not (key in frame.info or key in frame.arrays) for frame in frames)
+        if lost:
+            warnings.warn(
+                f"{name}: {lost} of {len(frames)} frames have {own!r} but no {key!r}, and are read without that label. Give all frames "
+                f"one name for it, or set the key for {label} to {own!r} if that is the label to use.",
+                stacklevel=5,
+            )
 
 
 def _listing(there: set[str]) -> str:

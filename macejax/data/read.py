@@ -32,6 +32,15 @@ def read(path: str | os.PathLike[str], keys: Keys = MACE_KEYS, *, need_labels: b
     Raises:
       DataError: one sentence with the file, the frame (counted from 0) and the reason.
     """
+    return label_frames(read_frames(path), keys, os.fspath(path), need_labels)
+
+
+def read_frames(path: str | os.PathLike[str]) -> list[Frame]:
+    """Frames of a file of the formats that `read` takes, with everything that it says of them; `label_frames` makes Structures of them.
+
+    Raises:
+      DataError: as `read`.
+    """
     name = os.fspath(path)
     if not os.path.isfile(name):
         raise DataError(f"{name}: there is no such file." if not os.path.exists(name) else f"{name}: is not a file.")
@@ -40,7 +49,7 @@ def read(path: str | os.PathLike[str], keys: Keys = MACE_KEYS, *, need_labels: b
     frames = list(read_extxyz(name)) if inner_suffix(name) in (".xyz", ".extxyz") else _read_by_ase(name)
     if not frames:
         raise DataError(f"{name}: holds no structure.")
-    return label_frames(frames, keys, name, need_labels)
+    return frames
 
 
 def from_atoms(atoms: Atoms, keys: Keys = MACE_KEYS, source: str = "", *, need_labels: bool = False) -> Structure:

@@ -112,31 +112,29 @@ def average_neighbors(graphs: Sequence[Graph]) -> float:
     return edges / atoms if atoms else 1.0
 
 
-def scale_shift(structures: Sequence[Structure], elements: Sequence[int], e0s: Mapping[int, float], kind: Scaling) -> tuple[float, float]:
-    """Scale and shift (eV) of the energies that a model learns, as mace-torch's ScaleShiftMACE (mace.modules.scaling_classes).
+def energy_scale(structures: Sequence[Structure], elements: Sequence[int], e0s: Mapping[int, float], kind: Scaling) -> float:
+    """Scale (eV) of the energies that a model learns, as mace-torch's ScaleShiftMACE (mace.modules.scaling_classes).
 
-    | kind | shift | scale |
-    |---|---|---|
-    | std_scaling | mean of (E - sum of E0s) / N | its standard deviation (n - 1) |
-    | rms_forces_scaling | the same | root mean square of the force components |
-    | no_scaling | 0 | 1 |
+    | kind | scale |
+    |---|---|
+    | std_scaling | standard deviation (n - 1) of (E - sum of E0s) / N |
+    | rms_forces_scaling | root mean square of the force components |
+    | no_scaling | 1 |
 
-    Means are over the labels present. A scale of zero, or one that no label determines, becomes 1 with a warning.
+    Over the labels present. A scale of zero, or one that no label determines, becomes 1 with a warning.
 
     Raises:
-      DataError: no structure has an energy.
+      DataError: std_scaling, and no structure has an energy.
     """
     if kind == "no_scaling":
-        return 1.0, 0.0
-    table = np.asarray(e0_list(e0s, elements))
-    per_atom = [
-        (structure.energy - float(_counts(structure, elements) @ table)) / len(structure.numbers)
-        for structure in structures
-        if not math.isnan(structure.energy)
-    ]
-    if not per_atom:
-        raise DataError("the shift cannot be computed: no structure has an energy.")
+        return 1.0
     if kind == "std_scaling":
+        per_atom = _interaction_energies(structures, elements, e0s)
+        if not per_atom:
+            raise DataError(
+                "the scale cannot be computed: no structure has an energy. Set model.scaling to rms_forces_scaling or no_scaling, or "
+                "model.scale to a number."
+            )
         scale = float(np.std(per_atom, ddof=1)) if len(per_atom) > 1 else 0.0
     elif kind == "rms_forces_scaling":
         forces = [structure.forces[~np.isnan(structure.forces)] for structure in structures if structure.forces is not None]
@@ -147,7 +145,33 @@ def scale_shift(structures: Sequence[Structure], elements: Sequence[int], e0s: M
     if scale == 0:
         warnings.warn(f"{kind}: the labels give a scale of zero; it is set to 1.", stacklevel=2)
         scale = 1.0
-    return scale, float(np.mean(per_atom))
+    return scale
+
+
+def energy_shift(structures: Sequence[Structure], elements: Sequence[int], e0s: Mapping[int, float], kind: Scaling) -> float:
+    """Shift (eV) of the energies that a model learns: mean of (E - sum of E0s) / N over the labels present, 0 with no_scaling.
+
+    Raises:
+      DataError: no structure has an energy.
+    """
+    if kind == "no_scaling":
+        return 0.0
+    per_atom = _interaction_energies(structures, elements, e0s)
+    if not per_atom:
+        raise DataError(
+            "the shift cannot be computed: no structure has an energy. Set model.shift to a number, or model.scaling to no_scaling."
+        )
+    return float(np.mean(per_atom))
+
+
+def _interaction_energies(structures: Sequence[Structure], elements: Sequence[int], e0s: Mapping[int, float]) -> list[float]:
+    """(E - sum of E0s) / N (eV) of the structures that have an energy."""
+    table = np.asarray(e0_list(e0s, elements))
+    return [
+        (structure.energy - float(_counts(structure, elements) @ table)) / len(structure.numbers)
+        for structure in structures
+        if not math.isnan(structure.energy)
+    ]
 
 
 def _counts(structure: Structure, elements: Sequence[int]) -> np.ndarray:

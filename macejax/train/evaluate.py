@@ -21,6 +21,8 @@ from macejax.train.parallel import make_eval_step
 from macejax.train.table import Table, error_table
 from macejax.train.validate import Predicted, Validation, group_sizes, validate
 
+PREDICTIONS = ("MACE_energy", "MACE_forces", "MACE_stress", "MACE_dipole", "MACE_polarizability")  # names in a file
+
 
 class Evaluated(NamedTuple):
     """What `evaluate` found."""

@@ -133,7 +133,7 @@ def _end_epoch(run: Run, state: TrainState) -> TrainState:
     """Validate where it is due, remember the best, and save."""
     state = end_epoch(state)
     train_loss = run.steps.end_epoch(int(state.step), int(state.epoch))
-    if int(state.epoch) % run.config.run.validate_every and int(state.epoch) < run.config.run.epochs:
+    if not _validates(run, state):
         if _is_due(run, int(state.step)):
             _save(run, "last", state)
         return state
@@ -146,6 +146,12 @@ def _end_epoch(run: Run, state: TrainState) -> TrainState:
         _save(run, "best", state)  # before `last`: a run resumed from `last` finds the best that its state speaks of
     _save(run, "last", state)
     return state
+
+
+def _validates(run: Run, state: TrainState) -> bool:
+    """Whether a validation is due after the epochs so far; one is at the end of a stage, so that there is a best epoch of it."""
+    epoch, first_of_two = int(state.epoch), int(state.stage) < len(run.stages) - 1
+    return epoch % run.config.run.validate_every == 0 or epoch >= (run.config.stage_two_start() if first_of_two else run.config.run.epochs)
 
 
 def _validate(run: Run, state: TrainState) -> Validation:

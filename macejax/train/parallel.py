@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from macejax.cache import Compilation
+from macejax.config import ConfigError
 from macejax.potential import Prediction, predict
 from macejax.potential.predict import SiteEnergy
 from macejax.train.ema import update_ema
@@ -41,6 +42,18 @@ class Evaluation(NamedTuple):
     errors: dict[str, ErrorSums]  # per structure, [D, G] each
     terms: dict[str, tuple[jax.Array, jax.Array]]  # numerator and count [D] of each term of the loss
     index: jax.Array  # [D, G] int32, position of the structure in its data set, -1 on padding
+
+
+def local_devices(asked: int | None, option: str) -> int:
+    """Number of local devices to use: as many as were asked for, or all.
+
+    Raises:
+      ConfigError: there are fewer than the `option` asks for.
+    """
+    there = jax.local_device_count()
+    if (asked or 1) > there:
+        raise ConfigError(f"{option} is {asked}, but there are {there} devices.")
+    return asked or there
 
 
 def make_train_step(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from macejax.config import ConfigError, DataConfig, ModelConfig, TrainConfig
+from macejax.config.model import ModelSection, check_head_names
 from macejax.config.predicts import PREDICTS
 from macejax.data.graph import Graph, build_graphs
 from macejax.data.inputs import require_whole_charges
@@ -23,7 +26,8 @@ from macejax.data.statistics import (
     e0s_average,
     e0s_from_isolated,
     e0s_from_table,
-    scale_shift,
+    energy_scale,
+    energy_shift,
     split_isolated,
 )
 from macejax.data.structure import DataError, Structure
@@ -55,6 +59,7 @@ def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
     if not config.data.keep_isolated_atoms:
         subsets = {name: split_isolated(structures)[1] for name, structures in subsets.items()}
     heads = _heads(config, subsets, warn)
+    config.data.require_heads(heads)
     _require_config_types(subsets["train"], config.data.config_type_weights)
     subsets = _with_valid(subsets, config)
     subsets["train"] = _weighted(subsets["train"], config.data.config_type_weights)
@@ -63,21 +68,23 @@ def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
     if "dipole" in PREDICTS[config.model.model]:
         for structures in subsets.values():
             require_whole_charges(structures)
-    tables = [
-        _e0s(config, head, elements, _of_head(isolated, head, heads), structures) for head, structures in zip(heads, of_heads, strict=True)
-    ]
-    e0s = [e0_list(table, elements) for table in tables]
+    e0s, scales, shifts = [], [], []
+    for head, structures in zip(heads, of_heads, strict=True):
+        with _of_which_head(head, heads):
+            table = _e0s(config, head, elements, _of_head(isolated, head, heads), structures)
+            e0s.append(e0_list(table, elements))
+            scale, shift = _scale_shift(config.model, structures, elements, table)
+        scales.append(scale)
+        shifts.append(shift)
     options = {"heads": heads, "embeddings": config.model.joint_embedding}
     graphs = {name: build_graphs(structures, elements, config.model.cutoff, e0s, **options) for name, structures in subsets.items()}
-    scaling = "no_scaling" if "dipole" in PREDICTS[config.model.model] else config.model.scaling
-    pairs = [scale_shift(structures, elements, table, scaling) for structures, table in zip(of_heads, tables, strict=True)]
     model = config.model.resolve(
         heads=heads,
         elements=elements,
         e0s=_by_head([tuple(row) for row in e0s]),
         avg_num_neighbors=average_neighbors(graphs["train"]),
-        scale=_by_head([scale for scale, _ in pairs]),
-        shift=_by_head([shift for _, shift in pairs]),
+        scale=_by_head(scales),
+        shift=_by_head(shifts),
     )
     return Prepared(model, subsets, graphs, _fingerprint(model, graphs))
 
@@ -89,25 +96,26 @@ def require_labels(graphs: Sequence[Graph], terms: Iterable[str]) -> None:
       DataError: names the term, and how to go without it.
     """
     for term in terms:
-        if not _has_labels(graphs, term):
+        if not count_labels(graphs, term):
             raise DataError(
                 f"the loss has a term for {term}, but no training structure has {term}, with a weight above 0: see data.keys.{term}, "
                 f"or set loss.{term}_weight (and stage_two.{term}_weight) to 0."
             )
 
 
-def check_validation(graphs: Sequence[Graph], losses: Sequence[Iterable[str]], warn: Callable[[str], None]) -> None:
+def check_validation(graphs: Sequence[Graph], losses: Sequence[Iterable[str]], heads: Sequence[str], warn: Callable[[str], None]) -> None:
     """Refuse a validation set without a label of any term of a loss: that would be 0 after every epoch, and the first epoch the best.
 
     Args:
       graphs: validation set.
       losses: terms of the loss of each stage.
-      warn: called with a sentence for every term that the validation set lacks.
+      heads: of the model.
+      warn: called with a sentence for every term, and every head, that the validation set lacks.
 
     Raises:
       DataError: there is no label at all.
     """
-    absent = [term for term in dict.fromkeys(term for terms in losses for term in terms) if not _has_labels(graphs, term)]
+    absent = [term for term in dict.fromkeys(term for terms in losses for term in terms) if not count_labels(graphs, term)]
     for terms in losses:
         if {*terms} <= {*absent}:
             raise DataError(
@@ -116,11 +124,15 @@ def check_validation(graphs: Sequence[Graph], losses: Sequence[Iterable[str]], w
             )
     for term in absent:
         warn(f"no validation structure has {term}: which epoch is the best is decided without it.")
+    there = {graph.head for graph in graphs}
+    for head in (head for place, head in enumerate(heads) if place not in there):
+        warn(f"no validation structure is of the head {head!r}: which epoch is the best is decided without it.")
 
 
-def _has_labels(graphs: Sequence[Graph], term: str) -> bool:
+def count_labels(graphs: Sequence[Graph], term: str) -> int:
+    """Number of structures with a label of a term of the loss that has a weight above 0."""
     labels = ((getattr(graph, term), graph.weight * graph.weights[term]) for graph in graphs)
-    return any(label is not None and weight > 0 and np.any(~np.isnan(label)) for label, weight in labels)
+    return sum(label is not None and weight > 0 and bool(np.any(~np.isnan(label))) for label, weight in labels)
 
 
 def _read_subsets(config: DataConfig) -> dict[str, list[Structure]]:
@@ -130,17 +142,14 @@ def _read_subsets(config: DataConfig) -> dict[str, list[Structure]]:
 
 
 def _with_valid(subsets: dict[str, list[Structure]], config: TrainConfig) -> dict[str, list[Structure]]:
-    """The subsets in their usual order; without a valid file, a seeded random part of the training set leaves it to validate."""
+    """The subsets in their usual order; without a valid file, a seeded random part of each head's training set leaves it to validate."""
     train = subsets["train"]
     if "valid" not in subsets:
-        num_valid = max(int(config.data.valid_fraction * len(train)), 1)
-        if num_valid >= len(train):
+        chosen = _draw([structure.head for structure in train], config.data.valid_fraction, config.run.seed)
+        if not chosen.any():
             raise DataError(
-                f"{', '.join(config.data.train)}: {len(train)} structures are too few to set {num_valid} aside for validation; name a "
-                f"valid file."
+                f"{', '.join(config.data.train)}: {len(train)} structures are too few to set one aside for validation; name a valid file."
             )
-        chosen = np.zeros(len(train), bool)
-        chosen[order(len(train), config.run.seed, 0)[:num_valid]] = True
         subsets["valid"] = [structure for structure, valid in zip(train, chosen, strict=True) if valid]
         subsets["train"] = [structure for structure, valid in zip(train, chosen, strict=True) if not valid]
     for name in (name for name in SUBSETS if name in subsets):
@@ -149,18 +158,31 @@ def _with_valid(subsets: dict[str, list[Structure]], config: TrainConfig) -> dic
     return {name: subsets[name] for name in SUBSETS if name in subsets}
 
 
+def _draw(heads: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+    """Which structures [N] bool validate: of each head this fraction of its own, at least one, and none of a head that has no other."""
+    drawn = order(len(heads), seed, 0)
+    chosen = np.zeros(len(heads), bool)
+    for head in dict.fromkeys(heads):
+        own = [index for index in drawn if heads[index] == head]
+        chosen[own[: max(int(fraction * len(own)), 1) if len(own) > 1 else 0]] = True
+    return chosen
+
+
 def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn: Callable[[str], None]) -> tuple[str, ...]:
     """Heads of the model: those that the configuration names, or those of the training set, in the order in which they come."""
     found = list(dict.fromkeys(structure.head for structure in subsets["train"]))
     heads = tuple(found) if config.model.heads == "auto" else tuple(config.model.heads)
+    try:
+        check_head_names(heads)
+    except ValueError as error:
+        raise DataError(f"{', '.join(config.data.train)}: {error}") from error
     every = [structure for structures in subsets.values() for structure in structures]
-    if len(heads) == 1:
-        others = sorted({structure.head for structure in every} - set(heads))
-        if others and not (config.model.heads != "auto" and heads[0] not in found):
-            raise DataError(
-                f"the model has the head {heads[0]!r}, but there are structures of {', '.join(others)}: set data.keys.head to null to take "
-                f"all as one, name all heads in model.heads, or leave those structures out."
-            )
+    there = {structure.head for structure in every}
+    if len(heads) == 1 and len(there) > 1:  # the head of data that have a single one may be called otherwise
+        raise DataError(
+            f"the model has the head {heads[0]!r}, but there are structures of {', '.join(sorted(there - {*heads}))}: set data.keys.head "
+            f"to null to take all as one, name all heads in model.heads, or leave those structures out."
+        )
     if len(heads) > 1:
         if missing := [head for head in heads if head not in found]:
             raise DataError(
@@ -230,6 +252,32 @@ def _e0s(
             "set data.e0s to average, or to a table such as {H: -13.6}."
         )
     return e0s_from_isolated(isolated)
+
+
+def _scale_shift(
+    model: ModelSection, structures: Sequence[Structure], elements: tuple[int, ...], e0s: Mapping[int, float]
+) -> tuple[float, float]:
+    """Scale and shift (eV) of a head, as far as the model takes them from the data; else 1 and 0, which nothing reads."""
+    moments = "dipole" in PREDICTS[model.model]
+    scale = 1.0 if moments or model.scale != "auto" else energy_scale(structures, elements, e0s, model.scaling)
+    shifts = model.model == "ScaleShiftMACE" and model.shift == "auto"
+    return scale, energy_shift(structures, elements, e0s, model.scaling) if shifts else 0.0
+
+
+@contextmanager
+def _of_which_head(head: str, heads: Sequence[str]) -> Iterator[None]:
+    """Errors and warnings within name the head, where there are several."""
+    if len(heads) == 1:
+        yield
+        return
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            yield
+    except DataError as error:
+        raise DataError(f"head {head!r}: {error}") from error
+    for warning in said:
+        warnings.warn(f"head {head!r}: {warning.message}", stacklevel=4)
 
 
 def _fingerprint(model: ModelConfig, graphs: Mapping[str, Sequence[Graph]]) -> str:

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from macejax.checkpoint.manifest import CheckpointError
 from macejax.checkpoint.training import restore_checkpoint
 from macejax.config import ConfigError, TrainConfig
+from macejax.config.run import second_stage_start
 from macejax.train.log import Log, StepLog
 from macejax.train.state import TrainState
 
 # Options that may change from one part of a run to the next: they move no weight of the steps already done. Paths are among them, for
-# files may move; that the data are the same is told by the fingerprint.
+# files may move; that the data are the same is told by the fingerprint. Of run.epochs `_require_same_options` knows more.
 MAY_CHANGE = {
     *(f"run.{name}" for name in ("directory", "epochs", "patience", "device_count", "keep", "save_every", "max_skipped", "log_every")),
     *(f"data.{name}" for name in ("train", "valid", "test", "valid_batch_atoms")),
@@ -59,13 +60,28 @@ def restore(folder: Path, template: TrainState, config: TrainConfig, fingerprint
 
 
 def _require_same_options(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    old, new = dict(_leaves(then)), dict(_leaves(now))
+    old, new = _effective(then), _effective(now)
+    name = "run.epochs"
+    if new["optimizer.schedule.kind"] == "cosine" and old[name] != new[name]:
+        raise ConfigError(
+            f"{name} was {old[name]} when the run was begun and is {new[name]} now, but the cosine schedule ends with the last epoch: "
+            f"resume with {old[name]}, or choose another run.name."
+        )
     for name in sorted(old.keys() | new.keys()):
         if name not in MAY_CHANGE and old.get(name) != new.get(name):
+            hint = " (null is three quarters of run.epochs)" if name == "stage_two.start" else ""
             raise ConfigError(
-                f"{name} was {old.get(name)} when the run was begun and is {new.get(name)} now: resume with the same value, or choose "
-                f"another run.name."
+                f"{name} was {old.get(name)} when the run was begun and is {new.get(name)} now{hint}: resume with the same value, or "
+                f"choose another run.name."
             )
+
+
+def _effective(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted name -> value of every option; where the second stage begins as a number, which moves with run.epochs where none is given."""
+    options = dict(_leaves(config))
+    if options["stage_two.enabled"]:
+        options["stage_two.start"] = second_stage_start(options["run.epochs"], options["stage_two.start"])
+    return options
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

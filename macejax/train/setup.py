@@ -16,6 +16,7 @@ from macejax.cache import Compilation
 from macejax.checkpoint.training import remove_leftovers
 from macejax.config import ConfigError, LossConfig, TrainConfig
 from macejax.config.predicts import PREDICTS
+from macejax.data.graph import Graph
 from macejax.data.loader import Loader, Step
 from macejax.data.pack import pack_all
 from macejax.model.model import build, init_model
@@ -23,8 +24,8 @@ from macejax.potential.predict import SiteEnergy
 from macejax.train.log import Log, StepLog
 from macejax.train.loss import Loss, loss_terms
 from macejax.train.optimizer import make_optimizer
-from macejax.train.parallel import make_eval_step, make_train_step
-from macejax.train.prepare import Prepared, check_validation, prepare, require_labels
+from macejax.train.parallel import local_devices, make_eval_step, make_train_step
+from macejax.train.prepare import Prepared, check_validation, count_labels, prepare, require_labels
 from macejax.train.schedule import schedule_factor
 from macejax.train.state import TrainState, init_state
 
@@ -61,8 +62,7 @@ def check(config: TrainConfig) -> None:
     """
     if config.run.dtype == "float64" and not jax.config.jax_enable_x64:
         raise ConfigError("run.dtype is float64, but JAX computes in float32: call jax.config.update('jax_enable_x64', True) first.")
-    if (config.run.device_count or 1) > jax.local_device_count():
-        raise ConfigError(f"run.device_count is {config.run.device_count}, but there are {jax.local_device_count()} devices.")
+    local_devices(config.run.device_count, "run.device_count")
     config.run.precision.require(jax.default_backend())
     try:
         build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
@@ -102,7 +102,7 @@ def set_up(
             remove_leftovers(folder / "checkpoints" / name)
     with _warnings_to(log):
         prepared = prepare(config, log.warn)
-    local = config.run.device_count or jax.local_device_count()
+    local = local_devices(config.run.device_count, "run.device_count")
     first = jax.process_index() * local
     loader = Loader(
         prepared.graphs["train"],
@@ -119,13 +119,13 @@ def set_up(
     stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in _losses(config))
     for stage in stages:
         require_labels(prepared.graphs["train"], stage.loss.weights)
-    check_validation(prepared.graphs["valid"], [stage.loss.weights for stage in stages], log.warn)
+    check_validation(prepared.graphs["valid"], [stage.loss.weights for stage in stages], prepared.model.heads, log.warn)
     valid = pack_all(
         prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.precision.parameters
     )
     sources = [structure.source for structure in prepared.structures["train"]]
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
-    _describe(log, prepared, loader, state, local)
+    _describe(log, prepared, loader, state, stages, local)
     return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
 
 
@@ -143,11 +143,14 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, devices: int) -> None:
-    sizes = ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items())
+def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, stages: Sequence[Stage], devices: int) -> None:
+    sizes = {name: f"{len(structures)} {name}" for name, structures in prepared.structures.items()}
+    sizes["train"] += _partly(prepared.graphs["train"], stages)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     packing = loader.report()
-    log.say(f"structures: {sizes}; {loader.steps_per_epoch} steps per epoch on {devices} {jax.default_backend()} device(s)")
+    log.say(
+        f"structures: {', '.join(sizes.values())}; {loader.steps_per_epoch} steps per epoch on {devices} {jax.default_backend()} device(s)"
+    )
     log.say(
         f"batches: {packing['slot_efficiency']:.0%} of neighbour slots and {packing['node_efficiency']:.0%} of atom slots in use, "
         f"{packing['shapes_used']} shape(s) to compile"
@@ -155,6 +158,13 @@ def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, d
     model = prepared.model
     constants = "" if model.has_moments else f", scale {_listed(model.scales)}, shift {_listed(model.shifts)} eV"
     log.say(f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours{constants}")
+
+
+def _partly(graphs: Sequence[Graph], stages: Sequence[Stage]) -> str:
+    """How many training structures have each label of the losses, in brackets; nothing of labels that all of them have."""
+    counts = {term: count_labels(graphs, term) for stage in stages for term in stage.loss.weights}
+    parts = [f"{count} with {term}" for term, count in counts.items() if count < len(graphs)]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 @contextmanager

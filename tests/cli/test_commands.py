@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import ase.io
@@ -16,6 +17,7 @@ from macejax.cli.process import fail
 from macejax.config import dump_config
 from macejax.config.model import atomic_number
 from macejax.data.write import write
+from macejax.train.log import open_log
 from tests.reliability.tiny import configuration, waters
 
 
@@ -98,7 +100,38 @@ def test_evaluate_writes_predictions_and_the_table(trained, tmp_path, capsys):
     final = [json.loads(line) for line in (trained / "tiny" / "metrics.jsonl").read_text().splitlines() if '"subset": "test"' in line]
     assert final[0]["errors"]["all"]["forces"]["mae"] == pytest.approx(forces, rel=1e-9)
     code, _, err = run(capsys, *arguments)
-    assert code == 2 and "exists already" in err
+    assert code == 2 and "is there already" in err
+
+
+def test_evaluate_keeps_what_the_file_says(trained, tmp_path, capsys):
+    """Labels, under their names, and what macejax does not read; the copy evaluates alike."""
+    frames = ase.io.read(trained / "test.xyz", ":")
+    for number, frame in enumerate(frames):
+        frame.info["dft"] = frame.info.pop("REF_energy")
+        frame.info |= {"number": number, "note": "it's here"}
+        frame.arrays |= {"tags": np.arange(3), "MACE_forces": np.zeros((3, 3))}
+    ase.io.write(tmp_path / "in.xyz", frames)
+    model, tables = trained / "tiny" / "tiny.mace", []
+    for source, target in (("in.xyz", "out.xyz"), ("out.xyz", "again.xyz")):
+        code, out, _ = run(capsys, "evaluate", model, tmp_path / source, "-o", tmp_path / target, "--key", "energy=dft")
+        tables.append(out.partition("\n5 structures")[0])
+        assert code == 0
+    assert tables[0] == tables[1] and "MAE E" in tables[0]
+    for number, frame in enumerate(ase.io.read(tmp_path / "again.xyz", ":")):
+        assert frame.info["number"] == number and frame.info["note"] == "it's here" and frame.arrays["tags"].tolist() == [0, 1, 2]
+        assert {"dft", "MACE_energy", "config_type"} < frame.info.keys() and "REF_energy" not in frame.info
+        np.testing.assert_allclose(frame.arrays["REF_forces"], frames[number].arrays["REF_forces"], atol=1e-8)  # as ASE writes them
+        assert frame.arrays["MACE_forces"].any()
+    code, _, err = run(capsys, "evaluate", model, tmp_path / "out.xyz", "-o", tmp_path / "x.xyz", "--key", "energy=MACE_energy")
+    assert code == 2 and "would replace the labels MACE_energy" in err
+
+
+def test_evaluate_refuses_before_it_computes(trained, tmp_path, capsys):
+    arguments = ("evaluate", trained / "tiny" / "tiny.mace", "absent.xyz", "-o")
+    code, _, err = run(capsys, *arguments, tmp_path / "absent" / "out.xyz")
+    assert code == 2 and "there is no folder" in err
+    code, _, err = run(capsys, *arguments, tmp_path / "out.xyz", "--device-count", 99)
+    assert code == 2 and "--device-count is 99, but there are" in err and err.count("\n") == 1
 
 
 def test_evaluate_agrees_with_the_calculator(trained, tmp_path, capsys):
@@ -172,6 +205,16 @@ def test_slips_of_our_own_print_the_traceback(capsys):
         except ValueError as error:
             assert fail(error, debug=False) == 1
         assert ("Traceback" in capsys.readouterr().err) == traceback
+
+
+def test_a_terminal_without_the_letter_for_angstrom_is_no_reason_to_stop(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), encoding="ascii"))
+    with pytest.raises(SystemExit):
+        main(["config"])
+    with open_log(None) as log:
+        log.say("1 meV/Å")
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue().endswith(b"1 meV/?\n")
 
 
 def test_debug_prints_the_traceback(capsys):

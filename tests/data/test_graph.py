@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,20 @@ def test_input_is_not_changed() -> None:
     before = structure.positions.copy()
     build_graph(structure, zoo.ELEMENTS, zoo.CUTOFF)
     np.testing.assert_array_equal(structure.positions, before)
+
+
+def test_atoms_that_are_there_twice_are_told_once_for_each_file() -> None:
+    """Also where they only meet through the cell."""
+    cell, pbc = np.diag([3.0, 5.0, 5.0]), np.array([True, True, False])
+    places = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [2.9995, 0.0, 0.0]])
+    twice = Structure(np.array([6, 8, 6]), places, cell, pbc)
+    apart = [twice._replace(positions=places + np.diag([0, 0, 1.0]), source="a.xyz:frame 0"), twice._replace(pbc=np.zeros(3, bool))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_graphs(apart, zoo.ELEMENTS, 3.0)
+    several = [*apart, *(twice._replace(source=f"{file}:frame {n}") for file, n in (("a.xyz", 4), ("a.xyz", 5), ("b.xyz", 0)))]
+    with pytest.warns(UserWarning) as said:
+        build_graphs(several, zoo.ELEMENTS, 3.0)
+    first, second = (str(warning.message) for warning in said)
+    assert first.startswith("a.xyz: in 2 of the structures") and "first in a.xyz:frame 4, atoms 0 and 2 (counted from 0)" in first
+    assert second.startswith("b.xyz: in 1 of the structures")

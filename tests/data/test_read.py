@@ -99,7 +99,7 @@ def test_key_that_is_nowhere_lists_those_that_are(tmp_path: Path) -> None:
 def test_own_keys_win_over_those_of_ase() -> None:
     atoms = crystal(energy=-1.5, forces=FORCES)
     atoms.info["REF_energy"] = -7.0
-    with pytest.warns(UserWarning, match="has no 'REF_forces'; its 'forces' is not used"):
+    with pytest.warns(UserWarning, match="1 of 1 frames have 'forces' but no 'REF_forces'.*key for forces to 'forces'"):
         structure = from_atoms(atoms)
     assert structure.energy == -7.0
     assert structure.forces is None  # of another level of theory, perhaps
@@ -107,14 +107,29 @@ def test_own_keys_win_over_those_of_ase() -> None:
 
 
 def test_choice_of_keys_is_made_for_the_whole_file(tmp_path: Path) -> None:
-    """A frame without REF_energy does not fall back to ASE's energy where other frames have REF_energy."""
+    """A frame without REF_energy does not fall back to ASE's energy where other frames have REF_energy; but that is said."""
     with_reference, without = crystal(), crystal(energy=-1.5)
     with_reference.info["REF_energy"] = -7.0
-    ase.io.write(tmp_path / "a.xyz", [with_reference, without])
+    ase.io.write(tmp_path / "a.xyz", [with_reference, without, without])
+    with pytest.warns(UserWarning, match=r"a\.xyz: 2 of 3 frames have 'energy' but no 'REF_energy'"):
+        first, second, _ = read(tmp_path / "a.xyz")
+    assert first.energy == -7.0 and math.isnan(second.energy)
+    own = crystal(energy=-1.5)
+    own.info["dft"] = -7.0
+    ase.io.write(tmp_path / "a.xyz", [own, without])
+    with pytest.warns(UserWarning, match="1 of 2 frames have 'energy' but no 'dft'"):
+        read(tmp_path / "a.xyz", Keys(energy="dft"))
+
+
+def test_frames_that_have_a_label_under_both_names_or_none_are_no_matter(tmp_path: Path) -> None:
+    both, none = crystal(energy=-1.5), crystal()
+    both.info["REF_energy"] = -7.0
+    ase.io.write(tmp_path / "a.xyz", [both, none])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first, second = read(tmp_path / "a.xyz")
-    assert first.energy == -7.0 and math.isnan(second.energy)
+        assert read(tmp_path / "a.xyz")[0].energy == -7.0
+        ase.io.write(tmp_path / "b.xyz", [crystal(energy=-1.5), none])
+        assert read(tmp_path / "b.xyz")[0].energy == -1.5
 
 
 def test_key_none_reads_nothing() -> None:

@@ -17,7 +17,8 @@ from macejax.data.statistics import (
     e0s_average,
     e0s_from_isolated,
     e0s_from_table,
-    scale_shift,
+    energy_scale,
+    energy_shift,
     split_isolated,
 )
 from macejax.data.structure import DataError, Structure
@@ -96,20 +97,28 @@ def test_scale_and_shift_by_hand() -> None:
         Structure(np.array([1]), np.zeros((1, 3)), energy=-13.6 + 2.5, forces=np.array([[np.nan, 0.0, 0.0]])),
         Structure(np.array([1]), np.zeros((1, 3))),
     ]
-    assert scale_shift(two, (1,), {1: -13.6}, "no_scaling") == (1.0, 0.0)
-    assert scale_shift(two, (1,), {1: -13.6}, "std_scaling") == pytest.approx((np.std([0.5, 2.5], ddof=1), 1.5))
-    assert scale_shift(two, (1,), {1: -13.6}, "rms_forces_scaling") == pytest.approx((math.sqrt(6 * 4 / 8), 1.5))
+    table = {1: -13.6}
+    assert (energy_scale(two, (1,), table, "no_scaling"), energy_shift(two, (1,), table, "no_scaling")) == (1.0, 0.0)
+    assert energy_scale(two, (1,), table, "std_scaling") == pytest.approx(np.std([0.5, 2.5], ddof=1))
+    assert energy_scale(two, (1,), table, "rms_forces_scaling") == pytest.approx(math.sqrt(6 * 4 / 8))
+    assert energy_shift(two, (1,), table, "std_scaling") == energy_shift(two, (1,), table, "rms_forces_scaling") == pytest.approx(1.5)
 
 
 def test_scale_of_zero_becomes_one_with_a_warning() -> None:
     still = [Structure(np.array([1]), np.zeros((1, 3)), energy=-13.6, forces=np.zeros((1, 3)))]
     for kind in ("std_scaling", "rms_forces_scaling"):
         with pytest.warns(UserWarning, match=f"{kind}: the labels give a scale of zero"):
-            assert scale_shift(still, (1,), {1: -13.6}, kind) == (1.0, 0.0)
-    with pytest.raises(DataError, match="no structure has an energy"):
-        scale_shift([zoo.structure("water")], ELEMENTS, TABLE, "std_scaling")
+            assert energy_scale(still, (1,), {1: -13.6}, kind) == 1.0
     with pytest.raises(ValueError, match="not 'other'"):
-        scale_shift(still, (1,), TABLE, "other")
+        energy_scale(still, (1,), TABLE, "other")
+
+
+def test_what_no_label_determines_is_refused_with_the_way_out() -> None:
+    bare = [zoo.structure("water")]
+    with pytest.raises(DataError, match=r"scale cannot be computed: no structure has an energy.*rms_forces_scaling.*model\.scale"):
+        energy_scale(bare, ELEMENTS, TABLE, "std_scaling")
+    with pytest.raises(DataError, match=r"shift cannot be computed: no structure has an energy.*model\.shift.*model\.scaling"):
+        energy_shift(bare, ELEMENTS, TABLE, "rms_forces_scaling")
 
 
 @pytest.mark.torch
@@ -141,7 +150,7 @@ def test_equals_mace_torch() -> None:
             ("rms_forces_scaling", modules.compute_mean_rms_energy_forces),
         ):
             shift, scale = function(loader, table_of_e0s)
-            ours = scale_shift(structures, ELEMENTS, e0s, kind)
+            ours = energy_scale(structures, ELEMENTS, e0s, kind), energy_shift(structures, ELEMENTS, e0s, kind)
             assert ours == pytest.approx((float(np.ravel(scale)[0]), float(np.ravel(shift)[0])), rel=PARITY_OF_STD, abs=PARITY), kind
     finally:
         torch.set_default_dtype(before)

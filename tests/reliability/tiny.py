@@ -69,7 +69,14 @@ def configuration(folder: Path, name: str = "tiny", structures: list[Structure] 
         "stage_two.enabled": True,
         "stage_two.start": 6,
     }
-    return load_config(None, values | {key.replace("__", "."): value for key, value in options.items()})
+    given = {key.replace("__", "."): value for key, value in options.items()}
+    idle = {
+        "data.valid_fraction": "data.valid" in given,
+        "optimizer.schedule.patience": "optimizer.schedule.kind" in given,
+        "optimizer.schedule.threshold": "optimizer.schedule.kind" in given,
+        "stage_two.start": given.get("stage_two.enabled") is False,
+    }
+    return load_config(None, {name: value for name, value in values.items() if not idle.get(name)} | given)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from macejax.checkpoint.load import load_model, read_header
 from macejax.checkpoint.training import restore_checkpoint
 from macejax.config import ConfigError
+from macejax.data.write import write
 from macejax.train import loop
 from macejax.train.log import read_metrics
 from macejax.train.loop import train
@@ -58,6 +59,30 @@ def test_patience_of_the_first_stage_begins_the_second_which_has_a_best_of_its_o
     assert read_header(tmp_path / "tiny" / "tiny_stage_one.mace")["extra"]["epoch"] == 1
     rates = {line["epoch"]: line["learning_rate"] for line in lines if line["kind"] == "validation"}
     assert rates[3] == pytest.approx(0.01, rel=0.3) and rates[4] == rates[6] == 1e-3
+
+
+def test_a_stage_is_validated_before_it_ends(tmp_path):
+    """However seldom one validates: else the first would leave no model."""
+    options = {"run__epochs": 5, "stage_two__start": 1, "run__validate_every": 2, "run__seed": 2**63 - 1}
+    train(configuration(tmp_path, **options), quiet=True)
+    lines = read_metrics(tmp_path / "tiny")
+    assert [line["epoch"] for line in lines if line["kind"] == "validation"] == [0, 1, 2, 4, 5]
+    assert [line["epoch"] for line in lines if line["kind"] == "stage"] == [1]
+    assert read_header(tmp_path / "tiny" / "tiny_stage_one.mace")["extra"]["epoch"] == 1
+
+
+def test_what_moves_with_the_number_of_epochs_does_not_move_on_resume(tmp_path):
+    def go_on(name: str, **options):
+        return train(configuration(tmp_path, name, **options), resume=True, quiet=True, stop=lambda: "the test").state
+
+    cosine = {"optimizer__schedule__kind": "cosine", "stage_two__enabled": False}
+    go_on("cosine", run__epochs=4, **cosine)
+    with pytest.raises(ConfigError, match=r"run.epochs was 4 .* is 8 now, but the cosine schedule .*resume with 4, or"):
+        go_on("cosine", run__epochs=8, **cosine)
+    go_on("stages", run__epochs=4, stage_two__start=None)
+    with pytest.raises(ConfigError, match=r"stage_two.start was 3 .* is 6 now \(null is three quarters"):
+        go_on("stages", run__epochs=8, stage_two__start=None)
+    assert int(go_on("stages", run__epochs=8, stage_two__start=3).step) == 2
 
 
 def test_the_model_file_holds_the_averaged_weights_of_the_best_epoch(tmp_path):
@@ -110,9 +135,15 @@ def test_a_configuration_that_cannot_work_is_refused_before_the_data_are_read(tm
         train(configuration(tmp_path, data__train="absent.xyz", **options), quiet=True)
 
 
-def test_the_console_tells_the_course(tmp_path, capsys):
-    from macejax.data.write import write
+def test_labels_that_some_training_structures_lack_are_counted(tmp_path, capsys):
+    write(tmp_path / "valid.xyz", waters(3))
+    partly = [s._replace(forces=None) if n < 8 else s for n, s in enumerate(waters(22))]
+    options = {"data__valid": str(tmp_path / "valid.xyz"), "run__epochs": 1, "stage_two__enabled": False}
+    train(configuration(tmp_path, structures=partly, **options), stop=lambda: "the test")
+    assert "structures: 22 train (14 with forces), 3 valid;" in capsys.readouterr().out
 
+
+def test_the_console_tells_the_course(tmp_path, capsys):
     write(tmp_path / "test.xyz", waters(3, seed=4))
     (tmp_path / "test.xyz").write_text((tmp_path / "test.xyz").read_text().rstrip("\n"))
     train(configuration(tmp_path, run__epochs=1, stage_two__enabled=False, data__test=str(tmp_path / "test.xyz")))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -21,6 +25,50 @@ def test_split_is_seeded_disjoint_and_complete(tmp_path):
     first, again, other = sources(1), sources(1), sources(2)
     assert first == again and first["valid"] != other["valid"]
     assert len(first["valid"]) == 4 and len({*first["train"], *first["valid"]}) == 22
+
+
+def test_the_split_of_one_head_stays_as_it_was(tmp_path):
+    """So that a run that was begun by an earlier macejax can be repeated and resumed."""
+    prepared = prepare(configuration(tmp_path, run__seed=1), pytest.fail)
+    assert [int(s.source.rsplit(" ", 1)[1]) for s in prepared.structures["valid"]] == [2, 19, 20, 21]
+
+
+def test_every_head_gives_its_part_to_validation_and_keeps_one_structure(tmp_path):
+    structures = [s._replace(head="dft" if n < 3 else "hf" if n == 3 else "xtb") for n, s in enumerate(waters(22))]
+    said: list[str] = []
+    for seed in range(20):
+        options = {"run__seed": seed, "data__valid_fraction": 0.3, "model__scaling": "no_scaling"}
+        prepared = prepare(configuration(tmp_path, structures=structures, **options), said.append)
+        sizes = {name: Counter(s.head for s in found) for name, found in prepared.structures.items()}
+        assert sizes == {"train": {"dft": 2, "hf": 1, "xtb": 13}, "valid": {"dft": 1, "xtb": 5}}
+    said.clear()
+    check_validation(prepared.graphs["valid"], [["energy"]], prepared.model.heads, said.append)
+    assert said == ["no validation structure is of the head 'hf': which epoch is the best is decided without it."]
+
+
+def test_forces_alone_need_no_energies(tmp_path):
+    """But a shift does, which only ScaleShiftMACE has, and which may be given."""
+    bare = [s._replace(energy=math.nan) for s in waters(22)]
+    forces = np.concatenate([s.forces for s in prepare(configuration(tmp_path, structures=bare), pytest.fail).structures["train"]])
+    assert prepare(configuration(tmp_path), pytest.fail).model.scale == pytest.approx(np.sqrt(np.mean(forces**2)))
+    given = prepare(configuration(tmp_path, model__model="ScaleShiftMACE", model__shift=0.5), pytest.fail).model
+    assert given.shift == 0.5
+    for options in ({"model__model": "ScaleShiftMACE"}, {"model__scaling": "std_scaling"}):
+        with pytest.raises(DataError, match=r"cannot be computed: no structure has an energy.*model\.sc"):
+            prepare(configuration(tmp_path, **options), pytest.fail)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a scale that nobody needs
+        prepare(configuration(tmp_path, structures=[s._replace(forces=None) for s in waters(22)], model__scale=2.0), pytest.fail)
+
+
+def test_what_is_wrong_with_one_head_is_said_of_it(tmp_path):
+    lame = [s._replace(energy=math.nan) if s.head == "dft" else s for s in two_heads()]
+    with pytest.raises(DataError, match=r"head 'dft': E0s cannot be fitted: no structure has an energy"):
+        prepare(configuration(tmp_path, structures=lame, data__e0s="average"), lambda _: None)
+    with pytest.warns(UserWarning, match=r"^head 'xtb': E0s by least squares"):
+        prepare(
+            configuration(tmp_path, structures=two_heads(), data__e0s={"xtb": "average", "dft": {"H": -1.0, "O": -8.0}}), lambda _: None
+        )
 
 
 def test_statistics_come_from_the_training_set(tmp_path):
@@ -94,15 +142,21 @@ def test_heads_have_their_own_energies_scale_and_shift(tmp_path):
         assert model.scale[place] == pytest.approx(np.sqrt(np.mean(forces**2)), rel=1e-12)
         assert model.shift[place] == pytest.approx(np.mean([(s.energy - sum(e0s[head].values()) + 1.0) / 3 for s in of_head]), rel=1e-9)
     assert {graph.head for graph in prepared.graphs["train"]} == {0, 1}
-    merged = prepare(configuration(tmp_path, model__heads=["all"]), pytest.fail)
+    merged = prepare(configuration(tmp_path, model__heads=["all"], data__keys__head=None), pytest.fail)
     assert merged.model.heads == ("all",) and {graph.head for graph in merged.graphs["train"]} == {0}
 
 
 def test_heads_that_are_not_there_and_too_few_structures_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"no training structure has the head 'hf'; there are xtb, dft"):
         prepare(configuration(tmp_path, structures=two_heads(), model__heads=["xtb", "hf"]), pytest.fail)
+    with pytest.raises(DataError, match=r"the model has the head 'hf', but there are structures of dft, xtb: set data.keys.head to null"):
+        prepare(configuration(tmp_path, model__heads=["hf"]), pytest.fail)
+    with pytest.raises(DataError, match=r"a head cannot be called 'b3lyp, d3'"):
+        prepare(configuration(tmp_path, structures=[s._replace(head="b3lyp, d3") for s in two_heads()]), pytest.fail)
     with pytest.raises(ConfigError, match="says nothing of the head 'dft'"):
         prepare(configuration(tmp_path, data__e0s={"xtb": "average"}), lambda _: None)
+    with pytest.raises(ConfigError, match=r"data.e0s names 'hf', which is no head of the run \(xtb, dft\)"):
+        prepare(configuration(tmp_path, data__e0s=dict.fromkeys(("xtb", "hf", "dft"), "average")), lambda _: None)
     with pytest.raises(DataError, match="head 'dft' is none of the model's"):
         write(tmp_path / "test.xyz", two_heads()[-2:])
         options = {"structures": waters(22), "data__test": str(tmp_path / "test.xyz"), "model__heads": ["Default", "xtb"]}
@@ -128,11 +182,13 @@ def test_a_validation_set_that_cannot_tell_epochs_apart_is_refused(tmp_path):
     write(tmp_path / "valid.xyz", bare)
     config = configuration(tmp_path, data__valid=str(tmp_path / "valid.xyz"))
     graphs, said = prepare(config, pytest.fail).graphs["valid"], []
-    check_validation(graphs, [["energy", "forces"], ["energy", "stress"]], said.append)
+    check_validation(graphs, [["energy", "forces"], ["energy", "stress"]], ["Default"], said.append)
     assert ["has forces" in said[0], "has stress" in said[1]] == [True, True] and len(said) == 2
     for useless in (graphs, [graph._replace(weight=0.0) for graph in graphs]):
         with pytest.raises(DataError, match="no validation structure has forces or stress, with a weight above 0"):
-            check_validation(useless, [["energy"], ["forces", "stress"]] if useless is graphs else [["forces", "stress"]], said.append)
+            check_validation(
+                useless, [["energy"], ["forces", "stress"]] if useless is graphs else [["forces", "stress"]], ["Default"], said.append
+            )
     with pytest.raises(DataError, match="no validation structure has forces"):
         train(config.model_copy(update={"loss": config.loss.model_copy(update={"energy_weight": 0.0})}), quiet=True)
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from macejax.config import LossConfig
+from macejax.config.optimize import TERMS, WITH_DELTA
 from macejax.data.batch import batch as make_batch
 from macejax.data.batch import capacity_for
 from macejax.potential import Prediction, predict
 from macejax.train.loss import combine, loss_terms
-from tests.train.toy import graphs, init_params, one_batch, site_energy, structures
+from tests.train.toy import graphs, init_params, loss_config, one_batch, site_energy, structures
 
 SAME_LOSS = 1e-12  # relative, against mace-torch in float64
 KINDS = ("weighted", "ef", "forces_only", "stress", "virials", "huber", "universal", "l1l2")
@@ -22,7 +23,7 @@ WEIGHTS = {"energy_weight": 3.0, "forces_weight": 7.0, "stress_weight": 11.0, "v
 
 
 def config(kind: str) -> LossConfig:
-    return LossConfig(kind=kind, **WEIGHTS, huber_delta=0.05)
+    return loss_config(kind, WEIGHTS, **({"huber_delta": 0.05} if kind in WITH_DELTA else {}))
 
 
 def loss_value(kind: str, prediction, batch) -> jax.Array:
@@ -53,6 +54,15 @@ def changed(batch, **fields):
 @pytest.fixture(scope="module")
 def batch():
     return one_batch(structures(5))
+
+
+def test_the_configuration_knows_the_terms_of_every_loss():
+    for kind, terms in TERMS.items():
+        loss, wider = loss_terms(LossConfig(kind=kind)), loss_terms(LossConfig.model_construct(kind=kind, huber_delta=7.0))
+        assert tuple(loss.weights) == terms
+        if terms[0] == "energy" and "dipole" not in terms:  # the toy has no dipole
+            values = [loss.terms(predicted(one_batch(structures(5))), one_batch(structures(5)))["energy"][0] for loss in (loss, wider)]
+            assert (values[0] != values[1]) == (kind in WITH_DELTA)
 
 
 @pytest.mark.torch

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from macejax.config import LossConfig
 from macejax.model.sites import Sites
 from macejax.potential import Moments, Prediction, predict
 from macejax.train.loss import combine, loss_terms
@@ -42,7 +41,7 @@ def sites(params: Any, vectors: jax.Array, graph: Any) -> Sites:
 
 
 def value(kind: str, prediction: Prediction, batch: Any) -> jax.Array:
-    loss = loss_terms(LossConfig(kind=kind, **WEIGHTS))
+    loss = loss_terms(toy.loss_config(kind, WEIGHTS))
     terms = loss.terms(prediction, batch)
     return combine(loss, {t: pair[0] for t, pair in terms.items()}, {t: pair[1] for t, pair in terms.items()})[0]
 
@@ -112,7 +111,7 @@ def test_gradient_is_that_of_the_loss(kind: str, batch: Any) -> None:
     """Reverse over forward mode with moments beside energies, against jax.grad of the whole; with no energies at all where the loss needs
     none.
     """
-    params, loss = toy.init_params(), loss_terms(LossConfig(kind=kind, **WEIGHTS))
+    params, loss = toy.init_params(), loss_terms(toy.loss_config(kind, WEIGHTS))
     function = sites if kind == "energy_forces_dipole" else lambda *arguments: sites(*arguments)._replace(energy=None)
     found = jax.jit(lambda params: loss_and_gradient(function, loss, params, batch))(params)
     expected, gradient = jax.jit(jax.value_and_grad(lambda params: value(kind, predict(function, params, batch), batch)))(params)

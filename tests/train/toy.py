@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from macejax.config import LossConfig
+from macejax.config.optimize import TERMS
 from macejax.data.batch import Capacity, batch, capacity_for, stack
 from macejax.data.graph import build_graphs
 from macejax.data.structure import Structure
@@ -13,6 +17,13 @@ from macejax.model.geometry import rows
 
 CUTOFF = 4.0
 ELEMENTS = (1, 6, 8)
+
+
+def loss_config(kind: str, weights: dict[str, float], **options: Any) -> LossConfig:
+    """The loss of that kind, with the weights that it has a term for."""
+    return LossConfig(
+        kind=kind, **{name: value for name, value in weights.items() if name.removesuffix("_weight") in TERMS[kind]}, **options
+    )
 
 
 def init_params(seed: int = 0, dtype=np.float64):

@@ -205,6 +205,14 @@ def neighbors(name: str, arguments: Arguments) -> Iterator[Outcome]:
         )
 
 
+def scaling(name: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--scaling, which says whether there is a scale even where --std gives it."""
+    if arguments.values["std"] is None or arguments.values[name] == "no_scaling":
+        yield Set("model.scaling", arguments.values[name])
+    elif name in arguments.given:
+        yield Note("without effect, as in mace_run_train: --std says the scale.")
+
+
 def std(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--std."""
     value = arguments.values[name]

@@ -133,7 +133,7 @@ FLAGS: dict[str, Flag] = {
     "field_norm_factor": Flag(0.02, NUMBER, POLAR),
     "fixedpoint_update_config": Flag(None, TEXT, POLAR),
     "field_readout_config": Flag(None, TEXT, POLAR),
-    "scaling": Flag("rms_forces_scaling", choice("std_scaling", "rms_forces_scaling", "no_scaling"), to("model.scaling")),
+    "scaling": Flag("rms_forces_scaling", choice("std_scaling", "rms_forces_scaling", "no_scaling"), model.scaling),
     "avg_num_neighbors": Flag(1, NUMBER, model.neighbors),
     "compute_avg_num_neighbors": Flag(True, BOOLEAN, note("model.avg_num_neighbors says it: a number, or auto.")),
     "compute_stress": Flag(
@@ -145,7 +145,7 @@ FLAGS: dict[str, Flag] = {
     # The data
     "train_file": Flag(None, TEXT, training.files("data.train")),
     "valid_file": Flag(None, TEXT, training.files("data.valid")),
-    "valid_fraction": Flag(0.1, NUMBER, to("data.valid_fraction")),
+    "valid_fraction": Flag(0.1, NUMBER, training.valid_fraction),
     "test_file": Flag(None, TEXT, training.files("data.test")),
     "test_dir": Flag(None, TEXT, refuse("macejax reads no HDF5: write the test sets to .xyz files and name them in data.test.")),
     "multi_processed_test": Flag(False, BOOLEAN, with_flag("test_dir")),
@@ -227,7 +227,7 @@ FLAGS: dict[str, Flag] = {
     "swa_polarizability_weight": Flag(1.0, NUMBER, training.weight("polarizability", second=True), ("stage_two_polarizability_weight",)),
     "polarizability_weight": Flag(1.0, NUMBER, training.weight("polarizability")),
     "config_type_weights": Flag('{"Default":1.0}', TEXT, training.config_type_weights),
-    "huber_delta": Flag(0.01, NUMBER, to("loss.huber_delta")),
+    "huber_delta": Flag(0.01, NUMBER, training.huber_delta),
     # The optimizer
     "optimizer": Flag("adam", choice("adam", "adamw", "schedulefree"), training.optimizer),
     "beta": Flag(0.9, NUMBER, training.moment("optimizer.beta1", schedule_free=False)),

@@ -10,18 +10,9 @@ from typing import Any
 
 from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Rule, Set
 from macejax.config.migrate.literals import weights
+from macejax.config.optimize import TERMS, WITH_DELTA
 
 LOSSES = {"l1l2energyforces": "l1l2"}  # the others have the same name
-TERMS = {
-    "forces_only": ("forces",),
-    "stress": ("energy", "forces", "stress"),
-    "virials": ("energy", "forces", "virials"),
-    "huber": ("energy", "forces", "stress"),
-    "universal": ("energy", "forces", "stress"),
-    "dipole": ("dipole",),
-    "dipole_polar": ("dipole", "polarizability"),
-    "energy_forces_dipole": ("energy", "forces", "dipole"),
-}  # the others have energy and forces
 LOSS_NOTES = {
     "huber": "mace_run_train's huber ignores the weights of structures and pulls predictions without a label to zero; "
     "macejax heeds the weights and leaves missing labels out.",
@@ -132,8 +123,24 @@ def weight(term: str, *, second: bool = False) -> Rule:
     return rule
 
 
+def huber_delta(flag: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--huber_delta."""
+    if LOSSES.get(kind := arguments.values["loss"], kind) in WITH_DELTA:
+        yield Set("loss.huber_delta", arguments.values[flag])
+    elif flag in arguments.given:
+        yield Note(f"without effect, as in mace_run_train: the loss {kind!r} does not read it.")
+
+
+def valid_fraction(flag: str, arguments: Arguments) -> Iterator[Outcome]:
+    """--valid_fraction."""
+    if arguments.values["valid_file"] is None:
+        yield Set("data.valid_fraction", arguments.values[flag])
+    elif flag in arguments.given:
+        yield Note("without effect, as in mace_run_train: there is a --valid_file.")
+
+
 def _terms(kind: str) -> tuple[str, ...]:
-    return TERMS.get(kind, ("energy", "forces"))
+    return TERMS[LOSSES.get(kind, kind)]
 
 
 def optimizer(flag: str, arguments: Arguments) -> Iterator[Outcome]:
