@@ -47,16 +47,20 @@ def main() -> None:
         measure(system, options)
 
 
-def measure(system: str, options: argparse.Namespace) -> None:
+def setup(system: str, model: str, dtype: str) -> tuple[macejax.Model, jraph.GraphsTuple]:
+    """A model with random weights, and the structures of a system as a batch on the host."""
     structures = [from_atoms(frame) for frame in systems.make(system)]
     elements = sorted({int(z) for structure in structures for z in structure.numbers})
-    config = config_of(MODELS[options.model], elements)
-    model = macejax.init_model(config, jax.random.key(0), np.dtype(options.dtype))
-    exact_model = model
+    graphs = [macejax.build_graph(structure, elements, CUTOFF) for structure in structures]
+    batch = macejax.batch(graphs, capacity_for(graphs, classes=4), dtype)
+    return macejax.init_model(config_of(MODELS[model], elements), jax.random.key(0), np.dtype(dtype)), batch
+
+
+def measure(system: str, options: argparse.Namespace) -> None:
+    model, batch = setup(system, options.model, options.dtype)
+    exact_model, batch = model, jax.device_put(batch)
     if options.table:
         model = macejax.tabulate(model)
-    graphs = [macejax.build_graph(structure, elements, CUTOFF) for structure in structures]
-    batch = jax.device_put(macejax.batch(graphs, capacity_for(graphs, classes=4), options.dtype))
     predict = jax.jit(partial(macejax.predict, macejax.build(model.config, matmul_precision=options.precision).apply))
     begun = time.perf_counter()
     lowered = predict.lower(model.params, batch)
@@ -68,14 +72,14 @@ def measure(system: str, options: argparse.Namespace) -> None:
     def call() -> None:
         jax.block_until_ready(compiled(model.params, batch))
 
-    atoms = sum(len(structure.numbers) for structure in structures)
+    atoms = int(np.sum(batch.nodes["mask"]))
     median = _median(call)
     more = ""
     if loop is not None:
         each = _median(lambda: jax.block_until_ready(loop(model.params, batch))) / options.loop
         more = f"{1000 * each:.2f} ms in a loop, "
     if options.precision != "highest" or options.table:
-        exact = jax.jit(partial(macejax.predict, macejax.build(config).apply))(exact_model.params, batch).forces[:atoms]
+        exact = jax.jit(partial(macejax.predict, macejax.build(exact_model.config).apply))(exact_model.params, batch).forces[:atoms]
         difference = np.abs(compiled(model.params, batch).forces[:atoms] - exact).max() / np.sqrt(np.mean(exact**2))
         more += f"{options.precision}{', table' * options.table}: largest error of a force {difference:.1e} rms, "
     plain = " plain" if options.plain else ""

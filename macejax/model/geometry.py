@@ -89,7 +89,8 @@ def spherical_harmonics(vectors: jax.Array, lengths: jax.Array, l_max: int) -> j
     """
     directions = _direction(vectors, lengths)
     irreps = e3nn.Irreps.spherical_harmonics(l_max)
-    return e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", directions), normalize=False, normalization="component").array
+    x = e3nn.IrrepsArray("1o", directions)
+    return e3nn.spherical_harmonics(irreps, x, False, "component", algorithm=("recursive", "sparse", "custom_jvp")).array
 
 
 @jax.custom_jvp

@@ -133,7 +133,7 @@ class Density(nn.Module):
         """[N]."""
         num = edges.radial.shape[-1]
         weight = self.param("weight", nn.initializers.normal(1.0), (num, 1), edges.radial.dtype)
-        return count_neighbors(edges.radial @ (weight / math.sqrt(num)), edges)
+        return count_neighbors(edges.radial @ weight * (1 / math.sqrt(num)), edges)
 
 
 def count_neighbors(f: jax.Array, edges: Edges) -> jax.Array:
@@ -184,11 +184,12 @@ def sum_messages(neighbors: jax.Array | Features, edges: Edges, species: Species
         coefficients, last = RadialTable(*options.radial_table, widths[-1], density, name="radial_table")(edges.radial.dtype)
         hidden = lambda x: spline(coefficients[..., : last.shape[0]], x[..., 0])  # noqa: E731
         counted = lambda: count_neighbors(spline(coefficients[..., last.shape[0] :], edges.radial[..., 0]), edges)  # noqa: E731
+    mixed = linear(options.message, options.channels, "linear", options.zeros).blocks
     if isinstance(neighbors, Features):
-        blocks = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, last, paths)
+        blocks = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, last, paths, mixed)
     else:
-        blocks = convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, irreps)
-    message = linear(options.message, options.channels, "linear", options.zeros)(blocks)
+        blocks = mixed(convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, irreps))
+    message = jnp.concatenate(list(blocks.values()), axis=1)
     if not density:
         return message / options.avg_num_neighbors
     return message / (1 + counted())[:, None, None]

@@ -49,7 +49,10 @@ def split(x: jax.Array, irreps: Sequence[str]) -> dict[str, jax.Array]:
 
 
 class IrrepsLinear(nn.Module):
-    """One matrix per irrep, the same for all components and atoms (e3nn's Linear: weights scaled by 1/sqrt(fan in)).
+    """One matrix per irrep, the same for all components and atoms (e3nn's Linear: scaled by 1/sqrt(fan in)).
+
+    What is scaled is the product, here and elsewhere, not the weights: a factor on a product costs nothing, for it is fused with what
+    comes next, or an argument of the library's routine, where scaled weights are a kernel more for each matrix.
 
     Attributes:
       widths: channels of every output irrep; in the order of axis D of the output.
@@ -70,7 +73,7 @@ class IrrepsLinear(nn.Module):
             x = blocks[irrep]
             fan = x.shape[-1]
             weight = self.param(irrep, nn.initializers.normal(1.0), (fan, width), x.dtype)
-            outputs[irrep] = x @ (weight / math.sqrt(fan + dict(self.zeros).get(irrep, 0)))
+            outputs[irrep] = x @ weight * (1 / math.sqrt(fan + dict(self.zeros).get(irrep, 0)))
         return outputs
 
     def __call__(self, blocks: dict[str, jax.Array]) -> jax.Array:
@@ -107,9 +110,8 @@ class SpeciesLinear(nn.Module):
             x = blocks[irrep]
             shape = (self.num_elements, x.shape[-1], self.channels)
             weight = self.param(irrep, nn.initializers.normal(1.0), shape, x.dtype)
-            weight = of_present(weight, species)
-            weight = weight / math.sqrt(x.shape[-1] * self.num_elements)
-            outputs.append(_of_table(x, weight, species) if per_species else _of_atoms(x, weight, species))
+            product = (_of_table if per_species else _of_atoms)(x, of_present(weight, species), species)
+            outputs.append(product * (1 / math.sqrt(x.shape[-1] * self.num_elements)))
         return jnp.concatenate(outputs, axis=1)
 
 

@@ -41,12 +41,12 @@ class RealAgnosticResidualNonLinear(nn.Module):
         embeddings = self._embeddings(features["0e"].shape[-1], species, edges.radial.dtype)
         edges = _with_elements(edges, species)
         hidden, last = self._network("radial_mlp", (*options.radial_mlp, len(paths) * options.sent_channels), embeddings, edges)
-        if isinstance(neighbors, Features):
-            found = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, last, paths)
-        else:
-            found = convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, sent)
         widths = tuple((irrep, options.channels * (len(options.message) if irrep == "0e" else 1)) for irrep in options.message)
-        summed = IrrepsLinear(widths, options.zeros, name="linear_1").blocks(found)
+        mixed = IrrepsLinear(widths, options.zeros, name="linear_1").blocks
+        if isinstance(neighbors, Features):
+            summed = convolve_species(of_present(neighbors.values, species)[:, 0], edges, hidden, last, paths, mixed)
+        else:
+            summed = mixed(convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, sent))
         own = IrrepsLinear(widths, name="linear_res").blocks(split(self.linear_up(features), sent))
         hidden, last = self._network("density", DENSITY_WIDTHS, embeddings, edges)
         alpha = self.param("alpha", nn.initializers.constant(ALPHA), (), edges.radial.dtype)

@@ -77,5 +77,10 @@ class Weights(nn.Module):
         present = {nu: of_present(weight, species) for nu, weight in weights.items()}
         if not full:
             return jnp.concatenate(list(present.values()), axis=1)
-        folded = [jnp.einsum("pr,spk->srk", jnp.asarray(projections[nu], dtype), weight) for nu, weight in present.items()]
-        return jnp.concatenate(folded, axis=1)
+        return jnp.concatenate([_fold(jnp.asarray(projections[nu], dtype), weight) for nu, weight in present.items()], axis=1)
+
+
+def _fold(projection: jax.Array, weights: jax.Array) -> jax.Array:
+    """[P, R], [S, P, K] -> [S, R, K], as one product for each species: K stays the last axis, which einsum would move and move back."""
+    per_species = jnp.broadcast_to(projection, (weights.shape[0], *projection.shape))
+    return jax.lax.dot_general(per_species, weights, (((1,), (1,)), ((0,), (0,))))

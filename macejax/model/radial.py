@@ -97,7 +97,7 @@ TRANSFORMS = {"Agnesi": agnesi, "Soft": soft}
 
 
 class RadialNetwork(nn.Module):
-    """Dense layers without bias, weights scaled by 1/sqrt(fan in), silu normalised to unit variance between them.
+    """Dense layers without bias, each scaled by 1/sqrt(fan in), silu normalised to unit variance between them.
 
     Attributes:
       widths: hidden widths, then the output width.
@@ -107,18 +107,17 @@ class RadialNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, num_inputs: int, dtype: jnp.dtype) -> tuple[jax.Array, ...]:
-        """The scaled weight matrices, to be applied by `apply_layers` (an operation applies them block by block)."""
+        """The weight matrices, to be applied by `hidden_layers` and, the last one, to what that returns, by an operation block by block."""
         fans = (num_inputs, *self.widths[:-1])
         shapes = zip(fans, self.widths, strict=True)
-        weights = [self.param(f"layer{i}", nn.initializers.normal(1.0), shape, dtype) for i, shape in enumerate(shapes)]
-        return tuple(weight / math.sqrt(weight.shape[0]) for weight in weights)
+        return tuple(self.param(f"layer{i}", nn.initializers.normal(1.0), shape, dtype) for i, shape in enumerate(shapes))
 
 
 def hidden_layers(weights: Sequence[jax.Array], x: jax.Array) -> jax.Array:
-    """[..., inputs] through layers that each end in the non-linearity."""
+    """[..., inputs] through layers that each end in the non-linearity, divided by the root of their number, as the last layer's inputs are."""
     for weight in weights:
-        x = jax.nn.silu(x @ weight) * SILU_SCALE
-    return x
+        x = jax.nn.silu(x @ weight * (1 / math.sqrt(weight.shape[0]))) * SILU_SCALE
+    return x * (1 / math.sqrt(x.shape[-1]))
 
 
 class NormedLayer(NamedTuple):

@@ -70,7 +70,7 @@ READOUTS: dict[str, Callable[..., nn.Module]] = {"NonLinear": NonLinearReadout, 
 
 def _dense(module: nn.Module, name: str, x: jax.Array, width: int) -> jax.Array:
     weight = module.param(name, nn.initializers.normal(1.0), (x.shape[-1], width), x.dtype)
-    return x @ (weight / math.sqrt(x.shape[-1]))
+    return x @ weight * (1 / math.sqrt(x.shape[-1]))
 
 
 def _masked(hidden: jax.Array, heads: jax.Array) -> jax.Array:

@@ -48,7 +48,8 @@ def tabulate(model: Model, tolerance: float = TOLERANCE) -> Model:
     tree, dtype = model.params["params"], jax.tree.leaves(model.params)[0].dtype
     params = {name: jax.tree.map(lambda x: np.asarray(x, np.float64), part) for name, part in tree.items()}
     names = [f"interaction_{t}" for t in range(config.num_interactions)]
-    reduced = [_fewer(_sample(config, params[name]), _last_layer(params[name]["radial_mlp"]), tolerance) for name in names]
+    last = f"layer{len(config.radial_mlp)}"
+    reduced = [_fewer(_sample(config, params[name]), np.asarray(params[name]["radial_mlp"][last]), tolerance) for name in names]
     intervals = max(_intervals(config, functions, tolerance) for functions, _ in reduced)
     for name, (functions, last) in zip(names, reduced, strict=True):
         part = {key: value for key, value in params[name].items() if key not in ("radial_mlp", "density")}
@@ -87,9 +88,9 @@ def _sample(config: ModelConfig, params: Any) -> _Sampled:
         if config.apply_cutoff:
             radial = radial * polynomial_cutoff(r, config.cutoff, config.cutoff_power)[..., None]
         layers = [params["radial_mlp"][f"layer{i}"] for i in range(len(config.radial_mlp))]
-        found = [hidden_layers([layer / math.sqrt(layer.shape[0]) for layer in layers], radial)]
+        found = [hidden_layers(layers, radial)]
         if "density" in params:
-            found.append(radial @ (params["density"]["weight"] / math.sqrt(radial.shape[-1])))
+            found.append(radial @ params["density"]["weight"] * (1 / math.sqrt(radial.shape[-1])))
         return jnp.concatenate(found, axis=-1)
 
     def slopes(r: jax.Array, params: Any) -> jax.Array:
@@ -102,11 +103,6 @@ def _sample(config: ModelConfig, params: Any) -> _Sampled:
         r = np.linspace(0, config.cutoff, _FINE + 1)
         found = jax.jit(lambda r, params: [f(r, params) for f in (functions, slopes, curvatures)])(r, params)
         return _Sampled(*map(np.asarray, found))
-
-
-def _last_layer(network: Any) -> np.ndarray:
-    last = network[f"layer{len(network) - 1}"]
-    return last / math.sqrt(last.shape[0])
 
 
 def _fewer(functions: _Sampled, last: np.ndarray, tolerance: float) -> tuple[_Sampled, np.ndarray]:

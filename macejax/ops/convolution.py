@@ -103,44 +103,61 @@ def _message_rows(paths: Sequence[Path], irreps: Sequence[str]) -> list[list[Ter
 
 
 def convolve_species(
-    table: jax.Array, edges: Edges, hidden_network: RadialNetwork, last: jax.Array, paths: Sequence[Path]
+    table: jax.Array,
+    edges: Edges,
+    hidden_network: RadialNetwork,
+    last: jax.Array,
+    paths: Sequence[Path],
+    linear: Callable[[dict[str, jax.Array]], dict[str, jax.Array]],
 ) -> dict[str, jax.Array]:
-    """The same messages where the neighbour's feature is scalar and depends on its species alone, as in the first layer.
+    """The same messages, and a linear map of them, where the neighbour's feature is scalar and depends on its species alone, as in the
+    first layer.
 
     With h[j] = table[slot_j] and R = hidden_network(radial) @ last, the sum over neighbours runs over the few hidden radial functions and
-    not over K * P products: B[i, s, lm, :] = sum_{j of species s} Y_lm hidden, and A = sum_s table[s] * (B[i, s, lm] @ last). Exact.
+    not over K * P products: B[i, lm, (s, h)] = sum_{j of species s} Y_lm hidden_h, and A[i, lm, k] = sum_{s, h} B[i, lm, (s, h)] W_l[(s,
+    h), k] with W_l[(s, h), k] = table[s, k] last[h, (l, k)]. The linear map acts on W where W has fewer rows than A. Exact.
 
     Args:
       table: features of the species present [S, K].
       edges: see `Edges`.
       hidden_network: [..., radial functions] -> [..., H], the radial network without its last layer.
       last: last layer [H, P * K].
-      paths: as in `convolve`; every one has a scalar node irrep.
+      paths: as in `convolve`; every one has a scalar node irrep, so that every output has one path.
+      linear: of the channels of each irrep, {irrep: [N, 2l+1, K]} -> {irrep: [N, 2l+1, C]}; an irrep that is not put in comes out as zeros.
 
     Returns:
-      as `convolve`.
+      as `linear`.
     """
-    num_species, channels = table.shape
-    weights = last.reshape(last.shape[0], len(paths), channels)
+    matrices, atoms = _species_matrices(table, last, paths), edges.slot.shape[0]
+    degrees = {path.out: _degree(path.harmonic) for path in paths}
+    early = sum(matrix.shape[0] for matrix in matrices.values()) <= atoms * sum(2 * l + 1 for l in degrees.values())
+    applied = linear(matrices) if early else matrices
 
     def block(radial: jax.Array, harmonics: jax.Array, slot: jax.Array) -> tuple[jax.Array, ...]:
-        atoms, slots = slot.shape
         hidden = hidden_network(radial)
-        member = (slot[..., None] == jnp.arange(num_species, dtype=jnp.int32)).astype(harmonics.dtype)
-        by_species = (member[..., None] * harmonics[:, :, None]).reshape(atoms, slots, -1)
-        summed = sum_slots(jnp.swapaxes(by_species, 1, 2), hidden).reshape(atoms, num_species, -1, hidden.shape[-1])
-        messages = []
-        for p, path in enumerate(paths):
-            l1 = _degree(path.harmonic)
-            mixed = jnp.matmul(summed[:, :, l1**2 : (l1 + 1) ** 2], weights[:, p])  # [B, S, 2 l1 + 1, K]
-            messages.append(jnp.sum(mixed * table[:, None], axis=1) * float(path.coefficients[0, 0, 0]))
-        return tuple(jnp.concatenate([messages[p] for p in found], axis=-1) for found in _by_output(paths).values())
+        member = (slot[..., None] == jnp.arange(table.shape[0], dtype=jnp.int32)).astype(harmonics.dtype)
+        by_species = (harmonics[..., None] * member[:, :, None]).reshape(*slot.shape, -1)
+        summed = sum_slots(jnp.swapaxes(by_species, 1, 2), hidden).reshape(slot.shape[0], harmonics.shape[-1], -1)
+        return tuple(summed[:, l**2 : (l + 1) ** 2] @ applied[out][:, 0] for out, l in degrees.items())
 
-    columns = num_species * edges.harmonics.shape[-1]
-    hidden_width = last.shape[0]
+    components, hidden_width = edges.harmonics.shape[-1], last.shape[0]
+    columns = table.shape[0] * components
     per_slot = edges.radial.shape[1] * (columns + 4 * hidden_width)
-    size = block_size((per_slot + columns * (hidden_width + channels)) * table.dtype.itemsize, edges.slot.shape[0])
-    return dict(zip(_by_output(paths), map_blocks(block, (edges.radial, edges.harmonics, edges.slot), size), strict=True))
+    size = block_size((per_slot + columns * hidden_width + components * table.shape[1]) * table.dtype.itemsize, atoms)
+    found = dict(zip(degrees, map_blocks(block, (edges.radial, edges.harmonics, edges.slot), size), strict=True))
+    if not early:
+        return linear(found)
+    zeros = {out: jnp.zeros((atoms, *x.shape[1:]), x.dtype) for out, x in applied.items() if out not in found}
+    return {out: zeros[out] if out in zeros else found[out] for out in applied}
+
+
+def _species_matrices(table: jax.Array, last: jax.Array, paths: Sequence[Path]) -> dict[str, jax.Array]:
+    """For every output, what makes its messages of the sums by species: [S * H, 1, K]."""
+    weights = last.reshape(last.shape[0], len(paths), -1)
+    return {
+        path.out: (table[:, None] * weights[:, p] * float(path.coefficients[0, 0, 0])).reshape(-1, 1, table.shape[1])
+        for p, path in enumerate(paths)
+    }
 
 
 def _degree(irrep: str) -> int:

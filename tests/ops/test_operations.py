@@ -57,22 +57,32 @@ def test_convolution_equals_the_formula(monkeypatch, block_bytes):
         np.testing.assert_allclose(ours, literal, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("width", [1, 20], ids=["linear map of the matrices", "linear map of the messages"])
 @pytest.mark.parametrize("block_bytes", [1, 10**9])
-def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, block_bytes):
+def test_factorised_first_layer_equals_the_general_convolution(monkeypatch, block_bytes, width):
     monkeypatch.setattr(blocks, "_BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(blocks, "_WHOLE_BYTES", 0)
     paths = convolution_paths(("0e",), HARMONICS, HARMONICS)
     edges, table = random_edges(), jax.random.normal(jax.random.key(5), (2, CHANNELS))
-    first = jax.random.normal(jax.random.key(6), (4, HIDDEN))
-    last = jax.random.normal(jax.random.key(7), (HIDDEN, len(paths) * CHANNELS))
+    first = jax.random.normal(jax.random.key(6), (4, width))
+    last = jax.random.normal(jax.random.key(7), (width, len(paths) * CHANNELS))
+    maps = {irrep: jax.random.normal(jax.random.key(l), (CHANNELS, 2)) for l, irrep in enumerate(HARMONICS)}
     hidden = functools.partial(lambda w, x: jnp.tanh(x @ w), first)
+    rows = []
+
+    def linear(messages):  # and an irrep that is not put in, as IrrepsLinear has it
+        rows.append(len(messages["0e"]))
+        return {irrep: x @ maps[irrep] for irrep, x in messages.items()} | {"9e": jnp.zeros((rows[-1], 19, 2))}
 
     def general(table_rows):
         neighbors = table_rows[SENDERS % 2][:, :, None]
-        return convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, ("0e",))
+        return linear(convolve(neighbors, edges, lambda x: hidden(x) @ last, paths, ("0e",)))
 
     def factorised(table_rows):
-        return convolve_species(table_rows, edges, hidden, last, paths)
+        return convolve_species(table_rows, edges, hidden, last, paths, linear)
+
+    factorised(table)
+    assert rows == [len(SENDERS) if width > 1 else 2 * width]
 
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), factorised(table), general(table))
     ours, reference = (jax.jit(jax.jacobian(f))(table) for f in (factorised, general))

@@ -69,7 +69,8 @@ def convolutions(kind):
     def fast(first, last, radial, harmonics, table):
         edges = Edges(harmonics, radial, SENDERS % 2)
         if kind == "factorised":
-            return list(convolve_species(table, edges, functools.partial(hidden, first), last, paths).values())
+            found = convolve_species(table, edges, functools.partial(hidden, first), last, paths, lambda messages: messages)
+            return list(found.values())
         return list(convolve(gather_neighbors(table, SENDERS, REVERSE), edges, lambda x: hidden(first, x) @ last, paths, irreps).values())
 
     return plain, fast, (first, last, radial, harmonics, table)
