@@ -70,9 +70,10 @@ def main() -> None:
         text, atoms = compiled.as_text(), int(np.sum(batch.nodes["mask"]))
         found = kernels(text)
         print(
-            f"NVIDIA H200 {system} {options.model} {options.dtype}{' plain' * options.plain}: {sum(found.values())} kernels outside of loops "
-            f"({', '.join(f'{number} {kind}' for kind, number in found.most_common())}), temporaries {memory.temp_size_in_bytes / 1e9:.2f} GB, "
-            f"arguments {memory.argument_size_in_bytes / 1e9:.2f} GB, {atoms} atoms, lowered and compiled in {seconds:.0f} s",
+            f"NVIDIA H200 {system} {options.model} {options.dtype}{' plain' * options.plain}: {sum(found.values())} kernels outside of "
+            f"loops ({', '.join(f'{number} {kind}' for kind, number in found.most_common())}), {atoms} atoms, "
+            f"{memory.temp_size_in_bytes / 1e9:.2f} GB of temporaries, {memory.argument_size_in_bytes / 1e9:.2f} of arguments, "
+            f"lowered and compiled in {seconds:.0f} s",
             flush=True,
         )
         if options.hlo:

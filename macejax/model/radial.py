@@ -114,7 +114,7 @@ class RadialNetwork(nn.Module):
 
 
 def hidden_layers(weights: Sequence[jax.Array], x: jax.Array) -> jax.Array:
-    """[..., inputs] through layers that each end in the non-linearity, divided by the root of their number, as the last layer's inputs are."""
+    """[..., inputs] through layers that each end in the non-linearity, over the root of their number, as the last layer's inputs are."""
     for weight in weights:
         x = jax.nn.silu(x @ weight * (1 / math.sqrt(weight.shape[0]))) * SILU_SCALE
     return x * (1 / math.sqrt(x.shape[-1]))
