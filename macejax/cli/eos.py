@@ -33,12 +33,13 @@ def command(
     from macejax.properties.eos import equation_of_state
     from macejax.properties.report import write_eos_report
     from macejax.simulate import Calculator
-    from macejax.simulate.record import read_frames, refuse_existing
+    from macejax.simulate.record import read_frames, refuse_existing, refuse_same
 
     if fmax is not None and not relax:
         raise ConfigError("--fmax is for --relax, without which nothing moves.")
     fmax = 1e-3 if fmax is None else fmax
     picture = output.with_suffix(".png")
+    refuse_same({"the report (--output)": output, "its figure": picture})
     refuse_existing((output, picture), overwrite)
     atoms = read_frames(structure, str(index))[0]
     atoms.calc = Calculator(model, dtype=dtype, head=head)

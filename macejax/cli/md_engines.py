@@ -40,13 +40,15 @@ class Run(NamedTuple):
 def go(run: Run, engine: str, state: Path | None, save_every: int, restart: bool, report: bool) -> None:
     """Run, and tell of it; exits with 1 where one of several exploded."""
     from macejax.config import ConfigError
-    from macejax.simulate.record import refuse_existing
+    from macejax.simulate.record import refuse_existing, refuse_same
 
     if restart and (state is None or run.overwrite):
         raise ConfigError("--restart needs --state, the file of the run that is to go on, and appends: it does not go with --overwrite.")
     page = run.output.with_suffix(".html")
+    pages = {"the report": page, "its figure": page.with_suffix(".png")} if report else {}
+    refuse_same(_outputs(run) | {"--state": state} | pages)
     refuse_existing((state,), restart or run.overwrite, "go on from it with --restart, choose another name")
-    refuse_existing((page, page.with_suffix(".png")) if report else (), restart or run.overwrite)
+    refuse_existing(pages.values(), restart or run.overwrite)
     if len(run.starts) > 1:
         told, failed = _many(run, state, save_every, restart)
     else:
@@ -56,6 +58,14 @@ def go(run: Run, engine: str, state: Path | None, save_every: int, restart: bool
         _write_report(page, run, told)
     if failed:
         raise typer.Exit(1)
+
+
+def _outputs(run: Run) -> dict[str, Path | None]:
+    """Trajectories and logs that will be written, by what they are called."""
+    if len(run.starts) == 1:
+        return {"the trajectory (--output)": run.output, "--log": run.log}
+    of_each = [f"{k}.{end}" for k in range(len(run.starts)) for end in ("xyz", "jsonl")]
+    return {"the folder (--output)": run.output} | {f"{name} in that folder": run.output / name for name in of_each}
 
 
 def _with_ase(run: Run) -> Told:

@@ -43,19 +43,24 @@ def command(
     from macejax.properties import phonon as physics
     from macejax.properties.report import write_phonon_report
     from macejax.simulate import Calculator
-    from macejax.simulate.record import read_frames, refuse_existing
+    from macejax.simulate.record import read_frames, refuse_existing, refuse_same
 
     physics.need_phonopy()
     if fmax is not None and not relax:
         raise ConfigError("--fmax is of the relaxation, which --no-relax leaves out.")
     picture = output.with_suffix(".png")
+    refuse_same({"the report (--output)": output, "its figure": picture, "--save": save})
     refuse_existing((output, picture, save), overwrite)
     atoms = read_frames(structure, str(index))[0]
     atoms.calc = calculator = Calculator(model, dtype=dtype, head=head)
-    physics.refuse_open(atoms)
+    physics.refuse_unfit(atoms)
+    if supercell is not None:
+        physics.supercell_matrix(supercell)
     began = time.perf_counter()
     if relax:
         _relax(atoms, 1e-4 if fmax is None else fmax, structure)
+    if path is not None:
+        physics.refuse_path(atoms, path)
     repeats = supercell or physics.wide(atoms, 2 * calculator.model.config.cutoff)
     found = physics.phonons(atoms, repeats, method=method)
     spectrum = _spectrum(found, path, mesh, temperature)

@@ -66,7 +66,7 @@ def command(
     if optimizer != "BFGS":
         options |= {"optimizer": optimizer, "smax": smax, "batch_atoms": batch_atoms or 1024}
     page, picture = output.with_suffix(".html"), output.with_suffix(".png")
-    others = (page, picture) if report else ()
+    others = {"the report": page, "its figure": picture} if report else {}
     began, loaded = time.perf_counter(), load_model(model)
     with progress("relax", len(starts), "structure") as show, saving(output, trajectory, log, others, overwrite) as (observe, keep):
         done = 0

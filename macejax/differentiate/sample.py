@@ -12,17 +12,13 @@ from numpy.typing import DTypeLike
 
 from macejax.data.batch import round_slots
 from macejax.data.graph import build_graph
-from macejax.data.structure import Structure
+from macejax.data.structure import LABELS, Structure
 from macejax.differentiate.graph import alone, atomic_masses
 from macejax.differentiate.trajectory import Trajectory, check, langevin, maxwell_boltzmann, simulate, start
 from macejax.potential import SiteEnergy
 
 # Labels of the start are not those of the frames.
-UNLABELLED: dict[str, Any] = {
-    "energy": np.nan,
-    **dict.fromkeys(("forces", "stress", "virials", "dipole", "polarizability")),
-    "source": "a sampled frame",
-}
+UNLABELLED: dict[str, Any] = {name: Structure._field_defaults[name] for name in (*LABELS, "weights")} | {"source": "a sampled frame"}
 HEADROOM = 1.2  # of neighbour slots: degrees fluctuate, and a compilation costs more than the slots
 
 Sampler = Callable[[Any, Structure, int, jax.Array], list[Structure]]  # (params, start, frames, key) -> frames

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.geometry import find_mic
 from ase.mep import NEB
 from ase.mep.neb import NEBTools
 from ase.optimize import FIRE
@@ -51,12 +52,20 @@ def reaction_path(
       spring: between images, eV/Angstrom^2.
 
     Raises:
-      DataError: the ends are not the same atoms in the same cell.
+      DataError: the ends are not the same atoms in the same cell, or a constraint of one holds what moves on the way.
     """
     if not np.array_equal(initial.numbers, final.numbers) or not np.allclose(initial.cell, final.cell) or any(initial.pbc != final.pbc):
         raise DataError("a path joins two structures of the same atoms, in the same order and in the same cell.")
     if images < 3:
         raise ValueError(f"a path has at least 3 images, ends included, not {images}.")
+    way = find_mic(final.positions - initial.positions, initial.cell, initial.pbc)[0]
+    for end, moved in ((initial, way), (final, -way)):
+        other = end.copy()
+        other.set_positions(end.positions + moved)
+        if not np.allclose(other.positions, end.positions + moved):
+            raise DataError(
+                "a constraint of an end holds atoms that move on the way to the other: relax both with the same atoms held in place."
+            )
     band = [initial.copy() for _ in range(images - 1)] + [final.copy()]
     for image in band:
         image.calc = calculator()

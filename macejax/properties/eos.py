@@ -10,6 +10,7 @@ from ase.eos import EquationOfState, birchmurnaghan
 from ase.optimize import BFGS
 
 from macejax.data.structure import DataError
+from macejax.properties.held import refuse_held
 
 FEWEST = 5  # points: the fit has four parameters
 
@@ -47,12 +48,15 @@ def equation_of_state(
       the fit.
 
     Raises:
-      DataError: the crystal is not periodic in all directions, an atom did not settle, or the energies have no minimum within the volumes.
+      DataError: the crystal is not periodic in all directions, a constraint keeps atoms from settling, they did not settle, or the energies
+        have no minimum within the volumes.
     """
     if not atoms.pbc.all() or not atoms.cell.rank == 3:
         raise DataError("an equation of state needs a crystal, periodic in all three directions.")
     if not 0 < strain < 0.5 or points < FEWEST:
         raise ValueError(f"strain must be between 0 and 0.5, points at least {FEWEST}; they are {strain} and {points}.")
+    if relax:
+        refuse_held(atoms, "equations of state with relax")
     volumes, energies = [], []
     for scale in np.linspace(1 - strain, 1 + strain, points):
         image = atoms.copy()

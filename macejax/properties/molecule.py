@@ -9,7 +9,9 @@ from ase import Atoms, units
 from ase.thermochemistry import IdealGasThermo
 from ase.vibrations.data import VibrationsData
 
+from macejax.config import ConfigError
 from macejax.data.structure import DataError
+from macejax.properties.held import refuse_held
 
 LARGEST_FORCE = 0.01  # eV/Angstrom: more, and the Hessian is not that of a minimum
 LINEAR = 1e-3  # smallest over largest moment of inertia, below which a molecule is linear
@@ -40,10 +42,19 @@ def molecular_free_energy(
       spin: total electronic spin (0.5 for a radical).
 
     Raises:
-      DataError: the molecule is periodic, not relaxed, or not at a minimum.
+      ConfigError: a temperature or pressure that is not above 0; a symmetry number below 1; a spin that is no multiple of 1/2.
+      DataError: the molecule is periodic, has a constraint, is not relaxed, or not at a minimum.
     """
+    for name, value, unit in (("temperature", temperature, "K"), ("pressure", pressure, "Pa")):
+        if not 0 < value < np.inf:
+            raise ConfigError(f"{name} must be above 0 {unit} and finite, not {value}.")
+    if not (symmetry_number >= 1 and float(symmetry_number).is_integer()):
+        raise ConfigError(f"symmetry_number must be a whole number, 1 or more, not {symmetry_number}.")
+    if not (spin >= 0 and float(2 * spin).is_integer()):
+        raise ConfigError(f"spin must be 0, 0.5, 1, ..., not {spin}.")
     if atoms.pbc.any():
         raise DataError("a free molecule is not periodic: set pbc to False.")
+    refuse_held(atoms, "free energies of molecules")
     force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
     if force > LARGEST_FORCE:
         raise DataError(f"the molecule is not relaxed: a force is {force:.3g} eV/Angstrom, above {LARGEST_FORCE}.")

@@ -11,6 +11,7 @@ from ase import Atoms, units
 
 from macejax.config import ConfigError
 from macejax.data.structure import DataError
+from macejax.properties.held import refuse_held
 
 DISPLACEMENT = 0.01  # Angstrom
 KJ_PER_MOL = units.kJ / units.mol  # eV
@@ -66,22 +67,20 @@ def phonons(
       symmetrize: make a shift of the whole cost nothing, exactly, and the matrix symmetric.
 
     Raises:
-      ConfigError: phonopy is not installed. DataError: the crystal is not periodic in all directions, its calculator has no Hessian, or
-        its model reads more than atoms and cell.
+      ConfigError: phonopy is not installed; a supercell that is none. DataError: the crystal is not periodic in all directions, or has a
+        constraint; its calculator has no Hessian, or its model reads more than atoms and cell.
     """
     if method not in ("hessian", "displacements"):
         raise ValueError(f"method must be 'hessian' or 'displacements', not {method!r}.")
-    refuse_open(atoms)
+    matrix = supercell_matrix(supercell)
+    if not 0 < displacement < np.inf:
+        raise ConfigError(f"displacement must be above 0 Angstrom and finite, not {displacement}.")
+    refuse_unfit(atoms)
     if method == "hessian" and not hasattr(atoms.calc, "get_hessian"):
         raise DataError(f"{type(atoms.calc).__name__} has no Hessian: take method 'displacements', or the calculator of one model.")
     if getattr(getattr(atoms.calc, "model", None), "config", None) is not None and atoms.calc.model.config.joint_embedding:
         raise DataError("the model reads the charge or another input of a structure, and nobody knows that of a supercell.")
-    phonopy, cells = need_phonopy()
-    matrix = np.diag(supercell) if np.ndim(supercell) == 1 else np.asarray(supercell)
-    unit = cells(numbers=atoms.numbers, cell=atoms.cell.array, scaled_positions=atoms.get_scaled_positions(), masses=atoms.get_masses())
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="primitive_matrix defaulted")  # phonopy 3 had another default
-        found = phonopy(unit, supercell_matrix=matrix, primitive_matrix="auto")
+    found = _without_forces(atoms, matrix)
     if method == "hessian":
         large = _atoms(found.supercell)
         rows = np.asarray(found.primitive.p2s_map)
@@ -103,7 +102,12 @@ def band_structure(found: Any, points: int = 50, path: str | None = None) -> Ban
       found: from `phonons`.
       points: q points between two special points, about.
       path: names of special points as ASE writes them, such as "GXWKGL"; "," is a jump. The usual one of the lattice where it is not given.
+
+    Raises:
+      ConfigError: a path of points that the lattice does not have, or a part of it that has no two.
     """
+    if path is not None:
+        _check_path(path, found)
     cell = _atoms(found.primitive).cell
     special = cell.bandpath(path=path, npoints=0, pbc=True)
     distances: list[np.ndarray] = []
@@ -154,14 +158,18 @@ def thermodynamics(found: Any, temperatures: Sequence[float] | np.ndarray, mesh:
       mesh: as for `density_of_states`.
 
     Raises:
-      DataError: the crystal has imaginary frequencies, and so no harmonic free energy.
+      ConfigError: a temperature below 0 K, or none that is finite. DataError: the crystal has imaginary frequencies, and so no harmonic
+        free energy.
     """
+    kelvin = np.asarray(temperatures, float)
+    if not ((kelvin >= 0) & np.isfinite(kelvin)).all():
+        raise ConfigError(f"temperatures are 0 K or more, and finite, not {kelvin[~((kelvin >= 0) & np.isfinite(kelvin))][0]}.")
     frequencies = np.asarray(found.run_mesh(mesh, is_gamma_center=True).frequencies)
     lowest = float(frequencies.min())
     if lowest < -IMAGINARY:
         raise DataError(f"the crystal is unstable: it has an imaginary frequency of {-lowest:.3g}i THz, and no harmonic free energy.")
     # The three modes at q = 0 that cost nothing are no oscillators.
-    found.run_thermal_properties(temperatures=np.asarray(temperatures, float), cutoff_frequency=FLAT)
+    found.run_thermal_properties(temperatures=kelvin, cutoff_frequency=FLAT)
     result = found.thermal_properties
     per_kelvin = KJ_PER_MOL / 1000
     return Thermodynamics(
@@ -193,10 +201,53 @@ def need_phonopy() -> tuple[Any, Any]:
     return Phonopy, PhonopyAtoms
 
 
-def refuse_open(atoms: Atoms) -> None:
-    """Raise DataError where a structure is not periodic in all three directions."""
+def refuse_unfit(atoms: Atoms) -> None:
+    """Raise DataError where a structure is not periodic in all three directions, or has a constraint."""
     if not atoms.pbc.all() or atoms.cell.rank < 3:
         raise DataError("phonons need a crystal, periodic in all three directions.")
+    refuse_held(atoms, "phonons")
+
+
+def supercell_matrix(supercell: Sequence[int] | np.ndarray) -> np.ndarray:
+    """[3, 3] int, of repetitions along the lattice vectors [3] or of a matrix [3, 3].
+
+    Raises:
+      ConfigError: it is neither, or holds less than a cell.
+    """
+    given = np.asarray(supercell)
+    if given.shape not in ((3,), (3, 3)) or given.dtype.kind not in "iuf" or not (given == np.rint(given)).all():
+        raise ConfigError(f"a supercell is three whole numbers, or a matrix of 3 x 3 of them, not {supercell}.")
+    if given.shape == (3,) and not (given >= 1).all():
+        raise ConfigError(f"a supercell repeats the cell once or more along each lattice vector, not {supercell}.")
+    matrix = (np.diag(given) if given.shape == (3,) else given).astype(int)
+    if round(np.linalg.det(matrix)) < 1:
+        raise ConfigError(f"the matrix of a supercell has a determinant of 1 or more, not {np.linalg.det(matrix):.0f}: {matrix.tolist()}.")
+    return matrix
+
+
+def refuse_path(atoms: Atoms, path: str) -> None:
+    """Refuse a path before the work of `phonons`.
+
+    Raises:
+      ConfigError: a path of points that the lattice of the crystal does not have, or a part of it that has no two.
+    """
+    _check_path(path, _without_forces(atoms, np.eye(3, dtype=int)))
+
+
+def _check_path(path: str, found: Any) -> None:
+    known = _atoms(found.primitive).cell.bandpath(path="", npoints=0, pbc=True).special_points
+    parts = _segments(path)
+    if any(len(part) < 2 or not known.keys() >= {*part} for part in parts):
+        raise ConfigError(f"path {path!r} must join two or more of the lattice's special points, {', '.join(known)}; a comma is a jump.")
+
+
+def _without_forces(atoms: Atoms, matrix: np.ndarray) -> Any:
+    """A `phonopy.Phonopy` of the crystal that knows its cells alone."""
+    phonopy, cells = need_phonopy()
+    unit = cells(numbers=atoms.numbers, cell=atoms.cell.array, scaled_positions=atoms.get_scaled_positions(), masses=atoms.get_masses())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="primitive_matrix defaulted")  # phonopy 3 had another default
+        return phonopy(unit, supercell_matrix=matrix, primitive_matrix="auto")
 
 
 def _atoms(cell: Any) -> Atoms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from functools import partial
 from os import PathLike
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from macejax.config import ConfigError, Precision
 from macejax.data.batch import Capacity
 from macejax.data.structure import Structure, volume
-from macejax.model.geometry import edge_vectors, without_low
+from macejax.model.geometry import edge_vectors, rows, without_low
 from macejax.model.heads import select_head
 from macejax.model.linear import irreps_of, slices
 from macejax.model.mace import MACE, layer_irreps
@@ -27,10 +28,15 @@ from macejax.model.model import Model, build
 from macejax.model.tabulate import tabulate
 from macejax.potential import Prediction, SiteEnergy, atomic_virials, hessian, moment_derivatives
 from macejax.potential.predict import assemble_sites, sites_and_gradient
+from macejax.simulate.checks import check_skin, loaded
 from macejax.simulate.dielectric import derivative_results, moment_results, properties_of
 from macejax.simulate.inputs import INFO_KEYS, structure_of
 from macejax.simulate.policy import policy_of
 from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs
+
+COINCIDENT = 1e-3  # Angstrom; nearer than this two atoms are at one point, where no model has been and no direction is left
+MOST_NAMED = 10  # atoms, in one sentence
+_OF_ONE_PROCESS = ("_evaluate", "_hessian", "_derivatives", "_features", "_params", "_list", "_capacities")
 
 
 class Calculator(AseCalculator):
@@ -42,6 +48,8 @@ class Calculator(AseCalculator):
     Stresses exist where the cell has a volume; virials always. Models of dipoles have, instead or besides, `dipole` [3] in the unit of the
     model (`ModelConfig.dipole_unit`: Debye, and e Angstrom of AtomicDielectricMACE, as in mace-torch's calculator), and
     AtomicDielectricMACE `charges` [N] (e), `polarizability` [3, 3] and its spherical components `polarizability_sh` [6].
+
+    A pickle has model, options, atoms and results; what is compiled is compiled again where it is read.
 
     Counters: `num_compilations` of the model, `num_rebuilds` of the neighbour list, `num_evaluations`.
 
@@ -64,8 +72,8 @@ class Calculator(AseCalculator):
 
     Raises (when asked for a property):
       DataError: no atoms, an element that the model does not know, positions or cell that are not finite, a periodic direction without a
-        lattice vector. PropertyNotImplementedError: stress of a system without volume. CalculationFailed: the model's own numbers are not
-        finite, as where atoms coincide.
+        lattice vector. PropertyNotImplementedError: stress of a system without volume. CalculationFailed: atoms within 0.001 Angstrom
+        of each other, or of an image; the model's own numbers are not finite.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "node_energy", "forces", "stress", "stresses", "virials"]
@@ -83,12 +91,8 @@ class Calculator(AseCalculator):
     ) -> None:
         super().__init__()
         self.precision = policy_of(dtype, site_energy)
-        if not skin >= 0:
-            raise ValueError(f"skin must be 0 or more (Angstrom), not {skin}.")
-        if not isinstance(model, Model):
-            from macejax.checkpoint.load import load_model
-
-            model = load_model(model)
+        check_skin(skin)
+        model = loaded(model)
         if head is not None or len(model.config.heads) > 1:
             model = select_head(model, head)
         if radial not in ("network", "table"):
@@ -102,23 +106,45 @@ class Calculator(AseCalculator):
         self.dtype = np.dtype(self.precision.parameters)
         self.info_keys = dict(info_keys)
         self.skin = skin
+        self._site_energy = site_energy
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the programs, not compiled yet, and set what counts and keeps their work to nothing: all that a pickle leaves out."""
         self.num_compilations = self.num_rebuilds = self.num_evaluations = 0
         self._capacities: list[Capacity] = []
         self._list: VerletList | None = None
-        module = build(model.config, matmul_precision=self.precision.products)
-        function = module.apply if site_energy is None else site_energy
+        module = build(self.model.config, matmul_precision=self.precision.products)
+        function = module.apply if self._site_energy is None else self._site_energy
 
-        def evaluate(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array | None]:
+        def evaluate(params: Any, graph: jraph.GraphsTuple) -> tuple[Prediction, jax.Array | None, jax.Array]:
             self.num_compilations += 1  # python runs this while jax traces: once for each compilation
             sites, gradient = sites_and_gradient(function, params, graph)
-            return assemble_sites(sites, gradient, graph), None if gradient is None else atomic_virials(gradient, graph)
+            virials = None if gradient is None else atomic_virials(gradient, graph)
+            return assemble_sites(sites, gradient, graph), virials, _shortest(graph)
 
         self._evaluate = jax.jit(evaluate)
         self._hessian = jax.jit(lambda params, graph, of: hessian(function, params, graph, of=of), static_argnums=2)
         self._derivatives = jax.jit(lambda params, graph: moment_derivatives(function, params, graph))
-        self._features = None if site_energy is not None else jax.jit(partial(_features, module))
+        self._features = None if self._site_energy is not None else jax.jit(partial(_features, module))
         with self._x64():
-            self._params: Any = jax.tree.map(lambda x: jax.numpy.asarray(x, self.dtype), model.params)
+            self._params: Any = jax.tree.map(lambda x: jax.numpy.asarray(x, self.dtype), self.model.params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Model, options, atoms and results; programs are of one process. Parameters as numpy's, which no precision of jax cuts short."""
+        state = {name: value for name, value in self.__dict__.items() if name not in _OF_ONE_PROCESS}
+        return state | {"model": self.model._replace(params=jax.tree.map(np.asarray, self.model.params))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Calculator:
+        """A calculator of its own, which compiles nothing that this one has compiled."""
+        copy = memo[id(self)] = type(self).__new__(type(self))
+        copy.__setstate__(deepcopy(self.__getstate__(), memo))
+        copy.share_program(self)
+        return copy
 
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
@@ -134,9 +160,12 @@ class Calculator(AseCalculator):
             )
         with self._x64():
             kept = self._neighbors(structure)
-            prediction, virials = jax.device_get(self._evaluate(self._params, self._batch(kept, structure)))
+            prediction, virials, shortest = jax.device_get(self._evaluate(self._params, self._batch(kept, structure)))
         self.num_evaluations += 1
         number = len(structure.numbers)
+        if (shortest < COINCIDENT).any():
+            met = ", ".join(f"{atom} ({atoms.symbols[atom]})" for atom in np.flatnonzero(shortest < COINCIDENT)[:MOST_NAMED])
+            raise CalculationFailed(f"there is another atom, or an image of one, within {COINCIDENT} Angstrom of each of the atoms {met}.")
         self.results = {} if virials is None else self._energies(atoms, prediction, virials, kept.species, has_volume)
         if prediction.moments is not None:
             self.results |= moment_results(prediction.moments, number)
@@ -168,12 +197,15 @@ class Calculator(AseCalculator):
         Args:
           atoms: structure; the calculator's own where it is not given.
           of: n atoms whose rows alone are wanted, [3 n, N, 3].
+
+        Raises:
+          ValueError: `of` names no atom, or one that is not there.
         """
         structure = self._structure(self.atoms_or_own(atoms))
         number = len(structure.numbers)
         wanted = tuple(range(number)) if of is None else tuple(int(atom) for atom in of)
-        if not all(0 <= atom < number for atom in wanted):
-            raise ValueError(f"of names atoms from 0 to {number - 1}, not {wanted}.")
+        if not wanted or not all(0 <= atom < number for atom in wanted):
+            raise ValueError(f"of names one atom or more, from 0 to {number - 1}, not {wanted}.")
         with self._x64():
             graph = self._batch(self._neighbors(structure), structure)
             found = np.asarray(self._hessian(self._params, graph, wanted), np.float64)
@@ -257,6 +289,12 @@ class Calculator(AseCalculator):
 
     def _x64(self) -> AbstractContextManager:
         return jax.enable_x64(self.dtype == np.float64)
+
+
+def _shortest(graph: jraph.GraphsTuple) -> jax.Array:
+    """Length of the shortest edge of every atom [N] (Angstrom); infinite where there is none."""
+    lengths = jax.numpy.linalg.norm(edge_vectors(graph), axis=-1)
+    return jax.numpy.min(jax.numpy.where(rows(graph.edges["mask"], graph), lengths, jax.numpy.inf), axis=1, initial=jax.numpy.inf)
 
 
 def _features(module: MACE, params: Any, graph: jraph.GraphsTuple) -> list[jax.Array]:

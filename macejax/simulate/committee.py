@@ -37,7 +37,8 @@ class Committee(AseCalculator):
 
     `get_force_spread` is what active learning asks.
 
-    Members of equal configuration, E0s and scale included, share one compiled program; each keeps its own neighbour list.
+    Members of equal configuration, E0s and scale included, share one compiled program; each keeps its own neighbour list. A pickle is
+    as that of `Calculator`.
 
     Args:
       models: models or paths of model files, or one pattern of paths, such as "committee_*.model".
@@ -54,14 +55,19 @@ class Committee(AseCalculator):
         found = sorted(glob.glob(models)) if isinstance(models, str) else list(models)
         if len(found) < 2:
             raise ValueError(f"a committee has two members or more, not {len(found)}{f' ({models})' if isinstance(models, str) else ''}.")
-        self.members: list[Calculator] = []
-        for model in found:
-            member = Calculator(model, **options)
-            alike = (other for other in self.members if other.model.config == member.model.config)
-            member.share_program(next(alike, member))
-            self.members.append(member)
+        self.members = [Calculator(model, **options) for model in found]
+        self._share_programs()
         of_one = self.members[0].implemented_properties
         self.implemented_properties = of_one + [f"{name}{of_all}" for name in SPREAD if name in of_one for of_all in OF_ALL]
+
+    def _share_programs(self) -> None:
+        """Let members of one configuration use the program of the first of them."""
+        for k, member in enumerate(self.members):
+            member.share_program(next(other for other in self.members[: k + 1] if other.model.config == member.model.config))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share_programs()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation, inputs in `atoms.info` among it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from macejax.data.structure import volume
 from macejax.model.heads import select_head
 from macejax.model.model import Model, build
 from macejax.potential import SiteEnergy
+from macejax.simulate.checks import SEEDS, check_hottest, check_masses, check_skin, loaded, whole
 from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import Ensemble, check, keeps_momentum, middle_of, settings_of
 from macejax.simulate.inputs import structure_of
@@ -31,6 +33,7 @@ from macejax.simulate.row_list import RowList
 from macejax.simulate.signed import FilePath, digest_of, unwritten
 from macejax.simulate.system import Evaluation, Species, check_model, e0s_of, species_of, with_inputs
 
+REST = 1e-12  # of momenta: what rounding leaves of those of atoms that move as a whole
 CHUNK = 100  # steps in one call of the program, and at most what is done again where the list must grow
 
 
@@ -63,7 +66,7 @@ class _Plan(NamedTuple):
 
 
 def run_on_device(
-    model: Model,
+    model: Model | str | PathLike[str],
     atoms: Atoms,
     steps: int,
     ensemble: Ensemble = Ensemble(),  # noqa: B008  (immutable)
@@ -93,8 +96,9 @@ def run_on_device(
     Positions and momenta are float64 always; `dtype` is the model's.
 
     Args:
-      model: potential. What it embeds beside atoms and cell is looked for where the ASE calculator looks: `charge` and `spin` in
-        `atoms.info`, other inputs by their names there or in `atoms.arrays`. Of a model that has dipoles too, energies alone are used.
+      model: potential, or the path of a model file. What it embeds beside atoms and cell is looked for where the ASE calculator looks:
+        `charge` and `spin` in `atoms.info`, other inputs by their names there or in `atoms.arrays`. Of a model that has dipoles too,
+        energies alone are used.
       atoms: where to start. Atoms at rest are given velocities of the ensemble's temperature, without motion of the whole; csvr and
         nose_hoover, which would keep that motion, take it away from others too. What FixAtoms and FixCartesian hold stays where it is.
       steps: number of the last step; a restart counts from the first run's beginning.
@@ -119,18 +123,25 @@ def run_on_device(
     Raises:
       ValueError: a head that the model does not have; a model with several heads, none of which was named.
       ConfigError: options that are wrong, or that would do nothing; a model without energies.
-      DataError: atoms that are no valid structure, an element that the model does not know, an input that it needs, another constraint; a
-        state file that is damaged or of another run.
+      DataError: atoms that are no valid structure, an element that the model does not know, an input that it needs, another constraint, a
+        mass that is not above 0; a state file that is damaged or of another run.
       SimulationError: a number that is not finite, an absurd temperature, a potential energy that jumps, atoms that collapsed, an output
         that could not be written.
     """
     ensemble = check(ensemble, atoms.pbc)
+    seed = whole("seed", seed, 0, SEEDS)
+    check_hottest(max_temperature)
+    check_masses(atoms)
+    model = loaded(model)
     if head is not None or len(model.config.heads) > 1:
         model = select_head(model, head)
     check_model(model.config)
-    plan = _Plan(steps, every, save_every, chunk, observe, report, stop, state_file, outputs, ensemble.timestep, restart)
-    _check(plan, skin)
-    policy, seed = device_policy(dtype, site_energy), int(seed)
+    numbers = whole("steps", steps), whole("every", every, 1), whole("save_every", save_every, 1), whole("chunk", chunk, 1)
+    plan = _Plan(*numbers, observe, report, stop, state_file, outputs, ensemble.timestep, restart)
+    check_skin(skin)
+    if restart and state_file is None:
+        raise ConfigError("a restart needs the state file of the run that is to go on.")
+    policy = device_policy(dtype, site_energy)
     species, free = _species(atoms, model.config), _free(atoms, ensemble)
     conditions = _conditions(atoms, ensemble, model, policy, skin, seed, species, free)
     function = _site_energy(model.config, policy.products) if site_energy is None else site_energy
@@ -140,13 +151,13 @@ def run_on_device(
         if restart:
             saved = load_state(state_file)
             limit = saved.conditions.pop("hottest", None)
-            compare(saved, conditions, steps, state_file)
+            compare(saved, conditions, plan.steps, state_file)
             state, rows = saved.state, saved.rows
         else:
             state, rows = _start(atoms, model.config.cutoff, skin, ensemble, seed, free)
             limit = hottest(atoms, ensemble.temperature)
             state, rows = first_evaluation(program, state, rows)
-        program = program._replace(hottest=max_temperature or limit)
+        program = program._replace(hottest=limit if max_temperature is None else max_temperature)
         return _loop(program, state, rows, plan, atoms, e0s_of(model.config, species), conditions | {"hottest": limit})
 
 
@@ -198,6 +209,8 @@ def _start(atoms: Atoms, cutoff: float, skin: float, ensemble: Ensemble, seed: i
     momenta, masses = np.where(free, atoms.get_momenta(), 0), atoms.get_masses()[:, None]
     if ensemble.name != "nve" and keeps_momentum(ensemble) and len(atoms) > 1:
         momenta = momenta - masses / masses.sum() * np.where(free.all(axis=0), momenta.sum(axis=0), 0)
+        if ensemble.thermostat == "csvr" and np.abs(momenta).max() <= REST * np.abs(atoms.get_momenta()).max():
+            raise ConfigError("csvr scales velocities, and these atoms move as a whole only: set others, or take another thermostat.")
     atoms.set_momenta(momenta)
     cell, (a, b, c) = np.array(atoms.cell.array), atoms.pbc.tolist()
     rows = allocate(shape_for(atoms.positions, cell, (a, b, c), cutoff, skin), atoms.positions, cell)
@@ -235,13 +248,3 @@ def _conditions(
 def _site_energy(config: ModelConfig, products: str) -> SiteEnergy:
     """One function for equal configurations: a compiled program is found again by it."""
     return build(config, matmul_precision=products).apply
-
-
-def _check(plan: _Plan, skin: float) -> None:
-    if plan.steps < 0 or min(plan.every, plan.save_every, plan.chunk) < 1:
-        numbers = f"{plan.steps}, {plan.every}, {plan.save_every}, {plan.chunk}"
-        raise ConfigError(f"steps must be 0 or more; every, save_every and chunk 1 or more: {numbers}.")
-    if not skin >= 0:
-        raise ConfigError(f"skin must be 0 or more (Angstrom), not {skin}.")
-    if plan.restart and plan.state_file is None:
-        raise ConfigError("a restart needs the state file of the run that is to go on.")

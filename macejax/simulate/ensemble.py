@@ -10,6 +10,7 @@ from ase import units
 
 from macejax.config import ConfigError
 from macejax.simulate.barostat import cell_rescaling
+from macejax.simulate.checks import check_conditions
 from macejax.simulate.integrators import Middle, Settings, langevin, nose_hoover, nothing, velocity_rescaling
 
 THERMOSTATS = {"langevin": langevin, "csvr": velocity_rescaling, "nose_hoover": nose_hoover}
@@ -38,32 +39,26 @@ def check(ensemble: Ensemble, pbc: np.ndarray) -> Ensemble:
     Raises:
       ConfigError
     """
-    name, kT = ensemble.name, ensemble.temperature
+    name = ensemble.name
     if name not in ("nve", "nvt", "npt"):
         raise ConfigError(f"ensemble must be nve, nvt or npt, not {name!r}.")
-    if not ensemble.timestep > 0:
-        raise ConfigError(f"timestep must be above 0 fs, not {ensemble.timestep}.")
-    if kT is not None and not kT >= 0:
-        raise ConfigError(f"a temperature is 0 K or more, not {kT}.")
+    check_conditions(ensemble._asdict())
     barostat = ("pressure", "barostat_time", "compressibility", "free_shape")
     ignored = [] if name == "npt" else [key for key in barostat if getattr(ensemble, key) not in (None, False)]
     if name == "nve":
         ignored += [key for key in ("thermostat", "relaxation_time") if getattr(ensemble, key) is not None]
     if ignored:
         raise ConfigError(f"{name} would ignore {', '.join(ignored)}: leave it out, or choose another ensemble.")
-    if name != "nve" and not kT:
-        raise ConfigError(f"{name} needs a temperature above 0 K, not {kT}.")
+    if name != "nve" and not ensemble.temperature:
+        raise ConfigError(f"{name} needs a temperature above 0 K, not {ensemble.temperature}.")
     if ensemble.thermostat is not None and ensemble.thermostat not in THERMOSTATS:
         raise ConfigError(f"thermostat must be one of {', '.join(THERMOSTATS)}, not {ensemble.thermostat!r}.")
-    for key in ("relaxation_time", "barostat_time", "compressibility"):
-        if getattr(ensemble, key) is not None and not getattr(ensemble, key) > 0:
-            raise ConfigError(f"{key} must be above 0, not {getattr(ensemble, key)}.")
     if name == "npt" and not pbc.all():
         raise ConfigError("npt needs a structure that is periodic in all three directions.")
     numbers: dict[str, Any] = {
         key: float(value) for key, value in ensemble._asdict().items() if isinstance(value, int | float | np.number) and key != "free_shape"
     }
-    return ensemble._replace(**numbers)
+    return ensemble._replace(**numbers, free_shape=bool(ensemble.free_shape))
 
 
 def middle_of(ensemble: Ensemble) -> Middle:

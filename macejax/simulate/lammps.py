@@ -73,11 +73,11 @@ def attach(lammps: Any, calculator: Calculator, elements: Sequence[str | int], f
     lammps.set_fix_external_callback(fix, add_forces, None)
 
 
-def _number(element: str | int) -> int:
+def _number(element: str | int | np.integer) -> int:
     if isinstance(element, str) and element in atomic_numbers:
         return atomic_numbers[element]
-    if isinstance(element, int) and 0 < element < len(chemical_symbols):
-        return element
+    if isinstance(element, int | np.integer) and 0 < element < len(chemical_symbols):
+        return int(element)
     raise ConfigError(f"{element!r} is no element: give symbols or atomic numbers.")
 
 

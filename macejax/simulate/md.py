@@ -15,6 +15,8 @@ from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
 from macejax.config import ConfigError
+from macejax.simulate.checks import SEEDS, check_hottest, check_masses, whole
+from macejax.simulate.ensemble import BAROSTAT_TIME, RELAXATION_TIME, Ensemble, check
 
 ABSURD = 10.0  # times the temperature that was asked for, or that the run began with: the run has exploded
 COLDEST_REFERENCE = 300.0  # K; below it, `ABSURD` counts from here
@@ -86,19 +88,23 @@ def run_md(
 
     Raises:
       ConfigError: options that are wrong, or that would do nothing in this ensemble; a calculator without energies.
+      DataError: a mass that is not above 0.
       SimulationError: a number that is not finite, an absurd temperature, or a potential energy that jumps.
     """
-    if temperature is not None and not temperature >= 0:
-        raise ConfigError(f"a temperature is 0 K or more, not {temperature}.")
-    if not timestep > 0 or steps < 0 or every < 1:
-        raise ConfigError(f"timestep must be above 0 fs, steps 0 or more, every 1 or more; they are {timestep}, {steps}, {every}.")
+    options = Ensemble(ensemble, timestep, temperature, None, relaxation_time, pressure, barostat_time, None, free_shape)
+    options = check(options, atoms.pbc)
+    steps, every, seed = whole("steps", steps), whole("every", every, 1), whole("seed", seed, 0, SEEDS)
+    check_hottest(max_temperature)
+    check_masses(atoms)
+    if ensemble == "npt" and atoms.constraints:
+        raise ConfigError("npt moves every atom with the cell: take the constraints away, or use nvt.")
     if "energy" not in getattr(atoms.calc, "implemented_properties", ("energy",)):
         raise ConfigError("the calculator predicts no energies, so that nothing moves: use a model of energies.")
     rng = np.random.default_rng(seed)
     if temperature is not None and not np.any(atoms.get_momenta()):
         thermalize(atoms, temperature, rng)
-    dynamics = _integrator(atoms, ensemble, timestep, temperature, pressure, relaxation_time, barostat_time, free_shape, rng)
-    limit = max_temperature or hottest(atoms, temperature)
+    dynamics = _integrator(atoms, options, rng)
+    limit = hottest(atoms, temperature) if max_temperature is None else max_temperature
     most = JUMP * max(atoms.get_number_of_degrees_of_freedom(), 1) / 2 * units.kB * limit
     state = thermo(atoms, 0, timestep)
 
@@ -124,42 +130,23 @@ class _Stopped(Exception):
     """Leaves ASE's loop, which cannot be asked to end."""
 
 
-def _integrator(
-    atoms: Atoms,
-    ensemble: str,
-    timestep: float,
-    temperature: float | None,
-    pressure: float | None,
-    relaxation_time: float | None,
-    barostat_time: float | None,
-    free_shape: bool,
-    rng: np.random.Generator,
-) -> MolecularDynamics:
-    """ASE's integrator for an ensemble; an option that would do nothing is refused."""
-    if ensemble not in ("nve", "nvt", "npt"):
-        raise ConfigError(f"ensemble must be nve, nvt or npt, not {ensemble!r}.")
-    if ensemble != "npt" and (pressure is not None or barostat_time is not None or free_shape):
-        raise ConfigError(f"pressure, barostat_time and free_shape are for npt; {ensemble} would ignore them.")
-    if ensemble == "nve":
-        if relaxation_time is not None:
-            raise ConfigError("relaxation_time is for nvt and npt; nve would ignore it.")
-        return VelocityVerlet(atoms, timestep * units.fs)
-    if not temperature:
-        raise ConfigError(f"{ensemble} needs a temperature above 0 K, not {temperature}.")
+def _integrator(atoms: Atoms, ensemble: Ensemble, rng: np.random.Generator) -> MolecularDynamics:
+    """ASE's integrator for an ensemble that `check` has let pass."""
+    timestep = ensemble.timestep * units.fs
+    if ensemble.name == "nve":
+        return VelocityVerlet(atoms, timestep)
     barostat: dict[str, Any] = {}
-    if ensemble == "npt":
-        if not atoms.pbc.all():
-            raise ConfigError("npt needs a structure that is periodic in all three directions.")
-        stress = -(pressure or 0.0) * units.GPa
+    if ensemble.name == "npt":
+        stress = -(ensemble.pressure or 0.0) * units.GPa
         barostat = {
-            "externalstress": np.eye(3) * stress if free_shape else stress,
-            "hydrostatic": not free_shape,
-            "P_tau": (1000.0 if barostat_time is None else barostat_time) * units.fs,
+            "externalstress": np.eye(3) * stress if ensemble.free_shape else stress,
+            "hydrostatic": not ensemble.free_shape,
+            "P_tau": (ensemble.barostat_time or BAROSTAT_TIME) * units.fs,
         }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using heuristic P_mass")  # ASE's own choice of the barostat's mass is what we want
-        thermostat = {"temperature_K": temperature, "T_tau": (100.0 if relaxation_time is None else relaxation_time) * units.fs, "rng": rng}
-        return LangevinBAOAB(atoms, timestep * units.fs, **thermostat, **barostat)
+        relaxation_time = (ensemble.relaxation_time or RELAXATION_TIME) * units.fs
+        return LangevinBAOAB(atoms, timestep, temperature_K=ensemble.temperature, T_tau=relaxation_time, rng=rng, **barostat)
 
 
 def hottest(atoms: Atoms, temperature: float | None) -> float:

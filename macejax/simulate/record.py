@@ -16,11 +16,18 @@ from ase.io import read, write
 from ase.io.formats import UnknownFileTypeError
 
 from macejax.config import ConfigError
-from macejax.data.structure import DataError
+from macejax.data.labels import ASE_NAMES, MACE_KEYS
+from macejax.data.structure import LABELS, DataError
 
 FilePath = str | PathLike[str]
 # Endings by which other programs would take extended XYZ for what it is not.
-OTHER_FORMATS = frozenset(".traj .bundle .db .json .nc .h5 .hdf5 .h5md .dcd .xtc .trr .lammpstrj .pdb .cif .vasp .gz .bz2 .xz .zip".split())
+OTHER_FORMATS = frozenset(
+    ".traj .bundle .db .json .nc .h5 .hdf5 .h5md .dcd .xtc .trr .lammpstrj .pdb .cif .vasp .gz .bz2 .xz .zip .html .png".split()
+)
+# What `evaluate` and `train` read as labels where they are told nothing else, and what labels weigh.
+LABEL_NAMES = frozenset(
+    [*(getattr(MACE_KEYS, name) for name in LABELS), *ASE_NAMES.values(), *(f"config_{name}_weight" for name in LABELS)]
+)
 LateFile = Callable[[], TextIO]
 
 
@@ -42,9 +49,18 @@ def read_frames(path: FilePath, index: str = ":") -> list[Atoms]:
     return frames
 
 
+def unlabelled(atoms: Atoms) -> Atoms:
+    """A copy without reference labels, which would be read as those of wherever its atoms are moved to, and without a calculator."""
+    copy = atoms.copy()
+    for owner in (copy.info, copy.arrays):
+        for name in LABEL_NAMES & owner.keys():
+            del owner[name]
+    return copy
+
+
 def snapshot(atoms: Atoms) -> Atoms:
-    """A copy that keeps energy, forces and stress as they were computed last, to be written or kept."""
-    frame = atoms.copy()
+    """A copy that keeps energy, forces and stress as they were computed last, to be written or kept, in place of reference labels."""
+    frame = unlabelled(atoms)
     results = {name: atoms.calc.results[name] for name in ("energy", "forces", "stress") if name in atoms.calc.results}
     frame.calc = SinglePointCalculator(frame, **results)
     return frame
@@ -89,6 +105,18 @@ def refuse_existing(paths: Iterable[FilePath | None], overwrite: bool = False, w
             raise FileExistsError(f"{path} exists already: {way_out}, or allow it to be overwritten.")
 
 
+def refuse_same(paths: Mapping[str, FilePath | None]) -> None:
+    """Raise ConfigError where two outputs are one file, of which the later would destroy the earlier.
+
+    Args:
+      paths: of the files that will be written, derived ones among them, by what they are called; None for one that is not wanted.
+    """
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is not None and (other := seen.setdefault(Path(path).resolve(), name)) != name:
+            raise ConfigError(f"{path} would be written twice, as {other} and as {name}: give each a file of its own.")
+
+
 def refuse_other_formats(paths: Iterable[FilePath | None]) -> None:
     """Raise ConfigError where a trajectory's name ends as that of another format does; None for one that is not wanted."""
     for path in paths:
@@ -109,7 +137,7 @@ def recorder(
       resume: go on with files that exist, cut to these sizes (`Recorder.sizes`); what a killed run wrote after them is done again.
 
     Raises:
-      ConfigError: the trajectory has the ending of another format.
+      ConfigError: the trajectory has the ending of another format, or both are one file.
       FileExistsError: a file is there already, and neither `overwrite` nor `resume` is set.
       DataError: a file to go on with is missing, or shorter than it was.
     """
@@ -124,6 +152,7 @@ def recorder(
                     f"{path} has {size} bytes, but had {resume[name]} when the state was saved: it is not the file of that run."
                 )
     refuse_other_formats([trajectory])
+    refuse_same({"the trajectory": trajectory, "the log": log})
     if resume is None:
         refuse_existing(paths.values(), overwrite)
     with ExitStack() as stack:

@@ -11,6 +11,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from macejax.config import ConfigError
+from macejax.simulate.checks import above_zero, finite, whole
 
 OPTIMIZERS = {"BFGS": BFGS, "LBFGS": LBFGS, "FIRE": FIRE}
 
@@ -49,10 +50,12 @@ def relax(
       The last step; `converged` says whether fmax was reached.
 
     Raises:
-      ConfigError: unknown optimizer, a cell that cannot be relaxed, or a pressure on a cell that is fixed.
+      ConfigError: unknown optimizer, numbers out of range, a cell that cannot be relaxed, or a pressure on a cell that is fixed.
     """
     if optimizer not in OPTIMIZERS:
         raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, not {optimizer!r}.")
+    above_zero("fmax", fmax, "eV/Angstrom")
+    finite("pressure", pressure, "GPa")
     if cell and not atoms.pbc.all():
         raise ConfigError("only the cell of a structure that is periodic in all three directions can be relaxed.")
     if pressure and not cell:
@@ -60,7 +63,7 @@ def relax(
     target = FrechetCellFilter(atoms, scalar_pressure=pressure * units.GPa) if cell else atoms
     algorithm = OPTIMIZERS[optimizer](target, logfile=None)
     state = Relaxation(0, np.nan, np.inf, False)
-    for converged in algorithm.irun(fmax=fmax, steps=steps):
+    for converged in algorithm.irun(fmax=fmax, steps=whole("steps", steps)):
         largest = float(np.linalg.norm(target.get_forces().reshape(-1, 3), axis=1).max())
         state = Relaxation(algorithm.nsteps, float(atoms.get_potential_energy()), largest, bool(converged))
         if observe is not None:

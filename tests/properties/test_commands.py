@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
 from ase.io import write
 
 from macejax.checkpoint.model_file import save_model
@@ -40,6 +41,10 @@ def folder(tmp_path_factory):
     write(path / "copper.xyz", bulk("Cu", a=3.3))
     write(path / "stretched.xyz", bulk("Cu", a=3.6))
     write(path / "water.xyz", molecule("H2O"))
+    held = bulk("Cu", a=3.3, cubic=True)
+    held.rattle(0.1, seed=0)
+    held.set_constraint(FixAtoms([0, 1]))
+    write(path / "held.xyz", held)
     return path
 
 
@@ -114,6 +119,8 @@ def test_without_phonopy(folder, capsys, monkeypatch):
         (("phonons", "model.mace", "water.xyz", "-o", "x.html"), "periodic"),
         (("eos", "model.mace", "stretched.xyz", "-o", "x.html", "--strain", "0.02"), "relax the cell first"),
         (("eos", "model.mace", "missing.xyz", "-o", "x.html"), "missing.xyz"),
+        (("eos", "model.mace", "held.xyz", "-o", "x.html", "--relax"), "constraint (FixAtoms)"),
+        (("phonons", "model.mace", "held.xyz", "-o", "x.html"), "constraint (FixAtoms)"),
     ],
 )
 def test_refusals(folder, capsys, arguments, message):
@@ -122,3 +129,14 @@ def test_refusals(folder, capsys, arguments, message):
     assert run(folder, *arguments) == 1
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and not (folder / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(("--supercell", "0", "1", "1"), "once or more"), (("--path", "GQ7", "--no-relax"), "special points, G, K")]
+)
+def test_phonons_are_refused_before_the_work(folder, capsys, monkeypatch, options, message):
+    pytest.importorskip("phonopy", reason="phonopy is not installed")
+    monkeypatch.setattr(Calculator, "calculate", None)
+    monkeypatch.setattr(Calculator, "get_hessian", None)
+    assert run(folder, "phonons", "model.mace", "copper.xyz", "-o", "x.html", *options) == 2
+    assert message in capsys.readouterr().err

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixBondLength
 from ase.optimize import BFGS
 
+from macejax.config import ConfigError
 from macejax.data.read import from_atoms
 from macejax.data.structure import DataError
 from macejax.differentiate.crystal import bulk_modulus, equilibrium_scale
@@ -61,6 +64,60 @@ def test_refusals():
         equation_of_state(atoms)
     with pytest.raises(ValueError, match="points"):
         equation_of_state(bulk("Cu"), points=4)
+
+
+def test_held_atoms_do_not_settle():
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = EMT()
+    free = equation_of_state(atoms, points=5)
+    atoms.set_constraint(FixAtoms([0]))
+    assert equation_of_state(atoms, points=5).energies == pytest.approx(free.energies)  # where nothing moves, nothing is held
+    with pytest.raises(DataError, match=r"equations of state with relax .* a constraint \(FixAtoms\)"):
+        equation_of_state(atoms, points=5, relax=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0 K"),
+        ({"temperature": -10.0}, "temperature must be above 0 K"),
+        ({"temperature": float("inf")}, "temperature must be above 0 K and finite"),
+        ({"pressure": 0.0}, "pressure must be above 0 Pa"),
+        ({"pressure": float("nan")}, "pressure must be above 0 Pa"),
+        ({"symmetry_number": 0}, "symmetry_number must be a whole number, 1 or more, not 0"),
+        ({"symmetry_number": 1.5}, "symmetry_number must be a whole number"),
+        ({"spin": -0.5}, r"spin must be 0, 0\.5"),
+        ({"spin": 0.3}, r"spin must be 0, 0\.5"),
+    ],
+)
+def test_conditions_of_no_gas(options, message):
+    atoms = Atoms("Cu", calculator=EMT())
+    with pytest.raises(ConfigError, match=message):
+        molecular_free_energy(atoms, **options)
+
+
+def test_a_held_molecule_is_refused():
+    atoms = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.0]], calculator=EMT(), constraint=FixAtoms([0, 1]))  # it seems to be at rest
+    with pytest.raises(DataError, match=r"free energies of molecules .* a constraint \(FixAtoms\), which hides forces"):
+        molecular_free_energy(atoms)
+
+
+@pytest.mark.parametrize("constraint", [FixAtoms([1]), FixBondLength(0, 1)])
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_path_does_not_move_what_is_held(constraint, held):
+    ends = [Atoms("Cu2", [[0, 0, 0], [0, 0, z]]) for z in (2.3, 2.6)]
+    ends[held].set_constraint(constraint)
+    with pytest.raises(DataError, match="holds atoms that move on the way"):
+        reaction_path(*ends, EMT)
+
+
+def test_a_path_of_atoms_beside_held_ones():
+    """One atom is held, at the end as an image of itself, and another goes through the cell's face."""
+    places = ([[0, 0, 0], [2.0, 2.0, 0.3]], [[4, 0, 0], [2.0, 2.0, 11.7]])
+    ends = [Atoms("Cu2", place, cell=[4, 4, 12], pbc=True, constraint=FixAtoms([0])) for place in places]
+    found = reaction_path(*ends, EMT, images=3, steps=1)
+    assert [image.positions[0].tolist() for image in found.images] == [[0, 0, 0], [0, 0, 0], [4, 0, 0]]
+    assert found.images[1].get_distance(0, 1, mic=True) == pytest.approx(np.sqrt(8), abs=0.1)
 
 
 def test_diatomic_molecule():

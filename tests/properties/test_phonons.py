@@ -7,11 +7,13 @@ import pytest
 from ase import units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms, FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
+from macejax.config import ConfigError
 from macejax.data.structure import DataError
-from macejax.properties.phonon import band_structure, density_of_states, phonons, thermodynamics
+from macejax.properties.phonon import band_structure, density_of_states, phonons, refuse_path, thermodynamics
 from macejax.simulate import Calculator
 from tests.differentiate.small import mace
 from tests.properties.crystal import calculator, elastic, padded
@@ -108,3 +110,57 @@ def test_refusals():
         phonons(crystal, (1, 1, 1))
     with pytest.raises(ValueError, match="method"):
         phonons(copper(relax=False), (1, 1, 1), method="guess")
+    crystal = copper(relax=False)
+    crystal.set_constraint([FixAtoms([0]), FixSymmetry(crystal)])
+    for method in ("hessian", "displacements"):
+        with pytest.raises(
+            DataError, match=r"Cu4: phonons are .* a constraint \(FixAtoms, FixSymmetry\), which hides forces: take it away"
+        ):
+            phonons(crystal, (1, 1, 1), method=method)
+    with pytest.raises(ConfigError, match="displacement must be above 0"):
+        phonons(copper(relax=False), (1, 1, 1), method="displacements", displacement=0.0)
+
+
+@pytest.mark.parametrize(
+    ("supercell", "message"),
+    [
+        ((0, 1, 1), r"once or more along each lattice vector, not \(0, 1, 1\)"),
+        ((-2, 1, 1), "once or more"),
+        ((-1, -1, 1), "once or more"),
+        ((1.5, 1, 1), "three whole numbers"),
+        ((float("nan"), 1, 1), "three whole numbers"),
+        ((2, 2), "three whole numbers"),
+        (2, "three whole numbers"),
+        ("222", "three whole numbers"),
+        (np.zeros((3, 3), int), "determinant of 1 or more, not 0"),
+        ([[0, 1, 0], [1, 0, 0], [0, 0, 1]], "determinant of 1 or more, not -1"),
+    ],
+)
+def test_supercells_that_are_none(supercell, message):
+    """Refused before the calculator is asked for anything."""
+    crystal = copper(relax=False)
+    crystal.calc = None
+    with pytest.raises(ConfigError, match=message):
+        phonons(crystal, supercell, method="displacements")
+
+
+def test_a_supercell_may_be_a_matrix(found):
+    crystal = bulk("Cu", a=copper().cell[0, 0])
+    crystal.calc = calculator()
+    other = phonons(crystal, np.array([[-3.0, 3, 3], [3, -3, 3], [3, 3, -3]]))
+    assert len(other.supercell) == len(found.supercell)
+    q = np.array([[0.1, 0.2, 0.3]])
+    np.testing.assert_allclose(np.sort(other.run_qpoints(q).frequencies), np.sort(found.run_qpoints(q).frequencies), atol=0.1)
+
+
+@pytest.mark.parametrize("path", ["GQ7", "G", "", "G,X", "GX,", "g x", "G-X"])
+def test_paths_that_the_lattice_does_not_have(found, path):
+    for refuse in (lambda: band_structure(found, path=path), lambda: refuse_path(copper(relax=False), path)):
+        with pytest.raises(ConfigError, match=f"path '{path}' must join .* special points, G, K, L, U, W, X"):
+            refuse()
+
+
+@pytest.mark.parametrize("kelvin", [-5.0, float("nan"), float("inf")])
+def test_temperatures_that_are_none(found, kelvin):
+    with pytest.raises(ConfigError, match=f"temperatures are 0 K or more, and finite, not {kelvin}"):
+        thermodynamics(found, [300.0, kelvin], mesh=(4, 4, 4))

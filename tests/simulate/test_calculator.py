@@ -230,7 +230,26 @@ def test_numbers_that_are_not_finite_are_refused():
         atoms.get_forces()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_coincident_atoms_are_named(dtype):
+    """Also an image of another atom, and one of the atom itself; what is a little farther away is computed."""
+    calc = calculator(dtype=dtype)
+    two = Atoms("HOCu", [[90, 0, 0], [93, 0, 0], [93, 0, 0]])
+    with pytest.raises(CalculationFailed, match=r"within 0.001 Angstrom of each of the atoms 1 \(O\), 2 \(Cu\)\."):
+        calc.get_potential_energy(two)
+    image = Atoms("OCu", [[0.0004, 0, 0], [5, 0, 0]], cell=[5, 5, 5], pbc=True)
+    with pytest.raises(CalculationFailed, match=r"0 \(O\), 1 \(Cu\)"):
+        calc.get_potential_energy(image)
+    image.positions[0, 0] = 0.002
+    assert np.isfinite(calc.get_potential_energy(image))
+    assert calc.get_potential_energy(Atoms("H")) == pytest.approx(E0S[0])  # which has no neighbour
+
+
 def test_options_are_checked():
+    with pytest.raises(ValueError, match=r"of names one atom or more, from 0 to 0, not \(\)"):
+        calculator().get_hessian(Atoms("H"), of=[])
+    with pytest.raises(ValueError, match=r"of names one atom or more, from 0 to 0, not \(1,\)"):
+        calculator().get_hessian(Atoms("H"), of=[1])
     with pytest.raises(ValueError, match="skin"):
         calculator(skin=-1)
     with pytest.raises(ValueError, match="dtype"):

@@ -92,6 +92,13 @@ def test_an_evaluation_that_fails_ends_the_program(tmp_path: Path) -> None:
     assert done.returncode != 0 and "object is not callable" in done.stderr and not file.exists()
 
 
+def test_elements_may_be_numbers_of_numpy() -> None:
+    """Which are what `Atoms.numbers` has."""
+    settings = {"units": "metal", "ntypes": 2, "map_style": 0}
+    with pytest.raises(ConfigError, match="atom_modify map array"):  # what is asked for after the elements
+        attach(SimpleNamespace(extract_global=settings.__getitem__), None, np.array([29, 13]))
+
+
 @pytest.mark.parametrize(
     ("changes", "elements", "message"),
     [

@@ -384,7 +384,7 @@ def test_options_are_checked():
         ([], {}, "no system"),
         ([water], {"skin": 0.0}, "skin"),
         ([water], {"timestep": -1.0}, "timestep must be above 0"),
-        ([water], {"seed": -1}, "seed is from 0"),
+        ([water], {"seed": -1}, "seed must be from 0"),
     ):
         with pytest.raises((ValueError, DataError), match=message):
             run(systems, 1, **options)

@@ -7,17 +7,16 @@ from collections.abc import Callable, Sequence
 from ase import Atoms
 
 from macejax.config import Precision
-from macejax.model.model import Model
 from macejax.simulate.calculator import Calculator
 from macejax.simulate.many.drive import Summary
 from macejax.simulate.many.relax import Relaxations, Relaxed
-from macejax.simulate.many.systems import names_of
+from macejax.simulate.many.systems import Given, copies_of, names_of
 from macejax.simulate.record import snapshot
 from macejax.simulate.relax import Relaxation, relax
 
 
 def relax_one_by_one(
-    model: Model,
+    model: Given,
     systems: Sequence[Atoms],
     *,
     fmax: float = 0.01,
@@ -33,8 +32,8 @@ def relax_one_by_one(
     """By ASE's BFGS. Any of ASE's constraints is kept. Arguments and errors as for `relax_many` and `macejax.simulate.relax`."""
     calculator = Calculator(model, dtype=dtype, head=head)
     results = []
-    for place, (name, start) in enumerate(zip(names_of(systems, names), systems, strict=True)):
-        atoms = start.copy()
+    copies = copies_of(systems)
+    for place, (name, atoms) in enumerate(zip(names_of(copies, names), copies, strict=True)):
         path: list[Relaxation] = []
         atoms.calc = calculator
 

@@ -15,7 +15,7 @@ from ase.io import write
 from macejax.checkpoint.atomic import sync_directory
 from macejax.data.structure import DataError
 from macejax.simulate.many.relax import Relaxed
-from macejax.simulate.record import late_file, read_frames, refuse_existing, refuse_other_formats, snapshot
+from macejax.simulate.record import late_file, read_frames, refuse_existing, refuse_other_formats, refuse_same, snapshot
 from macejax.simulate.relax import Relaxation
 
 Observe = Callable[[int, Atoms, Relaxation], None]
@@ -37,7 +37,7 @@ def inputs(paths: Sequence[Path], index: str = ":") -> tuple[list[Atoms], list[s
 
 @contextmanager
 def saving(
-    output: Path, trajectory: Path | None, log: Path | None, others: Sequence[Path], overwrite: bool
+    output: Path, trajectory: Path | None, log: Path | None, others: Mapping[str, Path], overwrite: bool
 ) -> Iterator[tuple[Observe | None, Callable[[int, Relaxed], None]]]:
     """Two functions: one to be called with every step, None where nobody wants to see them, and one with every result.
 
@@ -47,15 +47,17 @@ def saving(
     Args:
       output: of the results, extended XYZ.
       trajectory, log: of the steps: extended XYZ, and JSON lines.
-      others: further files that are going to be written.
+      others: further files that are going to be written, by what they are called.
       overwrite: whether files that exist may be replaced.
 
     Raises:
-      ConfigError: `output` or `trajectory` has the ending of another format.
+      ConfigError: `output` or `trajectory` has the ending of another format, or two files are one.
       FileExistsError: a file is there already, and `overwrite` is not set.
     """
     refuse_other_formats((output, trajectory))
-    refuse_existing((output, trajectory, log, *others), overwrite)
+    part = output.with_name(output.name + ".part")
+    refuse_same({"--output": output, "--trajectory": trajectory, "--log": log, "the results being put in order": part, **others})
+    refuse_existing((output, trajectory, log, *others.values()), overwrite)
     results: dict[int, Atoms] = {}
     with ExitStack() as stack:
         opened = {p: stack.enter_context(late_file(p)) for p in (output, trajectory, log) if p is not None}
@@ -78,7 +80,6 @@ def saving(
             results[place] = put(output, result.atoms, **about)
 
         yield (observe if trajectory is not None or log is not None else None), keep
-    part = output.with_name(output.name + ".part")
     write(part, [results[place] for place in sorted(results)], format="extxyz")
     part.replace(output)
 

@@ -12,8 +12,8 @@ from ase import Atoms, units
 
 from macejax.config import ConfigError, ModelConfig, Precision
 from macejax.data.structure import volume
-from macejax.model.model import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.checks import MANY_SEEDS, check_conditions, check_hottest, check_masses, whole
 from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import BAROSTAT_TIME, COMPRESSIBILITY, RELAXATION_TIME
 from macejax.simulate.inputs import structure_of
@@ -23,8 +23,10 @@ from macejax.simulate.many.fields import Fields, start
 from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
 from macejax.simulate.many.state import Outputs, Saver, StateFile, check_state, conditions_of, resume
 from macejax.simulate.many.systems import (
+    Given,
     atoms_of,
     check_run,
+    copies_of,
     e0_of,
     lanes_of,
     names_of,
@@ -59,7 +61,7 @@ class Runs(NamedTuple):
 
 
 def run_many(
-    model: Model | Sequence[Model],
+    model: Given | Sequence[Given],
     systems: Sequence[Atoms],
     steps: int,
     *,
@@ -94,7 +96,7 @@ def run_many(
     on. Atoms and components that FixAtoms and FixCartesian hold stay where they are. Equations: `macejax.simulate.many.dynamics`.
 
     Args:
-      model: one model, or one for each system (members of a committee); different ones share a configuration.
+      model: one model or path of a model file, or one for each system (members of a committee); different ones share a configuration.
       systems: unlike structures, replicas, or both. Atoms at rest are given velocities of `temperature`.
       steps: number of steps.
       ensemble: nve: velocity Verlet; nvt: Langevin (BAOAB); npt: with stochastic cell rescaling.
@@ -130,9 +132,10 @@ def run_many(
 
     Raises:
       ConfigError: options that are wrong, or that would do nothing in this ensemble.
-      DataError: a structure that cannot be used, named; a state file that is damaged or of another run.
+      DataError: a structure that cannot be used, or a mass that is not above 0, named; a state file that is damaged or of another run.
       SimulationError: an output or the state file could not be written.
     """
+    images = copies_of(systems)
     options = {
         "timestep": timestep,
         "temperature": temperature,
@@ -141,16 +144,15 @@ def run_many(
         "barostat_time": BAROSTAT_TIME if barostat_time is None else barostat_time,
         "compressibility": COMPRESSIBILITY if compressibility is None else compressibility,
         "max_temperature": max_temperature,
-        "seed": seed + np.arange(len(systems)) if isinstance(seed, int | np.integer) else seed,
+        "seed": [whole("seed", seed, 0, MANY_SEEDS) + k for k in range(len(images))] if isinstance(seed, int | np.integer) else seed,
     }
     of_npt = {"pressure": pressure, "barostat_time": barostat_time, "compressibility": compressibility, "free_shape": free_shape or None}
     _check_ensemble(ensemble, of_npt, relaxation_time)
-    check_run(len(systems), steps, every, skin, batch_atoms)
+    check_run(steps, every, skin, batch_atoms)
     check_state(state_file, save_every, restart)
     policy = device_policy(dtype, site_energy)
-    models, lanes = lanes_of(model, len(systems), head)
+    models, lanes = lanes_of(model, len(images), head)
     config = models[0].config
-    images = [atoms.copy() for atoms in systems]
     settings = settings_of(options, len(images))
     plan = _Plan(ensemble, int(steps), int(every), float(skin))  # as JSON has them, of whichever type they were
     jobs = [_job(config, plan, *each) for each in zip(range(len(images)), names_of(images, names), images, lanes, settings, strict=True)]
@@ -235,7 +237,8 @@ def _job(config: ModelConfig, plan: _Plan, k: int, name: str, atoms: Atoms, lane
         thermalize(atoms, target, np.random.default_rng(settings["seed"]))
     masses, freedom = atoms.get_masses(), max(int(free.sum()), 1)
     current = 2 * atoms.get_kinetic_energy() / (freedom * units.kB)
-    hottest = settings["max_temperature"] or ABSURD * max(target or 0.0, current, COLDEST_REFERENCE)
+    hottest = settings["max_temperature"]
+    hottest = ABSURD * max(target or 0.0, current, COLDEST_REFERENCE) if hottest is None else hottest
     numbers = {
         "timestep": settings["timestep"] * units.fs,
         "relaxation_time": settings["relaxation_time"] * units.fs,
@@ -270,16 +273,14 @@ def _check_ensemble(ensemble: str, of_npt: dict[str, Any], relaxation_time: Any)
 
 
 def _check_system(name: str, atoms: Atoms, ensemble: str, free: np.ndarray, settings: dict[str, Any]) -> None:
-    for option in ("timestep", "relaxation_time", "barostat_time", "compressibility"):
-        if not settings[option] > 0:
-            raise ConfigError(f"{name}: {option} must be above 0, not {settings[option]}.")
-    if not 0 <= settings["seed"] < 2**32:
-        raise ConfigError(f"{name}: a seed is from 0 to 2^32 - 1, not {settings['seed']}.")
-    target = settings["temperature"]
-    if target is not None and not target >= 0:
-        raise ConfigError(f"{name}: a temperature is 0 K or more, not {target}.")
-    if ensemble != "nve" and not target:
-        raise ConfigError(f"{name}: {ensemble} needs a temperature above 0 K, not {target}.")
+    check_conditions(settings, f"{name}: ")
+    whole(f"{name}: seed", settings["seed"], 0, MANY_SEEDS)
+    check_hottest(settings["max_temperature"], f"{name}: ")
+    check_masses(atoms, name)
+    if ensemble != "nve" and not settings["temperature"]:
+        raise ConfigError(f"{name}: {ensemble} needs a temperature above 0 K, not {settings['temperature']}.")
+    if not free.any():
+        raise ConfigError(f"{name}: all atoms are held: nothing would move.")
     if ensemble == "npt" and not atoms.pbc.all():
         raise ConfigError(f"{name}: npt needs a structure that is periodic in all three directions.")
     if ensemble == "npt" and not free.all():

@@ -12,8 +12,8 @@ from ase import Atoms, units
 
 from macejax.config import ConfigError, ModelConfig, Precision
 from macejax.data.structure import volume
-from macejax.model.model import Model
 from macejax.potential import SiteEnergy
+from macejax.simulate.checks import above_zero, finite
 from macejax.simulate.constraints import free_of
 from macejax.simulate.inputs import structure_of
 from macejax.simulate.many.drive import Job, OnEnd, OnFrame, Summary, drive, engine_for
@@ -21,8 +21,10 @@ from macejax.simulate.many.fields import DONE, Fields, start
 from macejax.simulate.many.minimize import Optimizer, memory, rule
 from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
 from macejax.simulate.many.systems import (
+    Given,
     atoms_of,
     check_run,
+    copies_of,
     e0_of,
     lanes_of,
     names_of,
@@ -57,7 +59,7 @@ class Relaxations(NamedTuple):
 
 
 def relax_many(
-    model: Model | Sequence[Model],
+    model: Given | Sequence[Given],
     systems: Sequence[Atoms],
     *,
     fmax: Many = 0.01,
@@ -81,7 +83,7 @@ def relax_many(
     take their places. Atoms that FixAtoms holds, and components that FixCartesian holds, stay where they are.
 
     Args:
-      model: one model, or one for each system; different ones share a configuration.
+      model: one model or path of a model file, or one for each system; different ones share a configuration.
       systems: unlike structures.
       fmax: largest force that is left, eV/Angstrom; of a free cell, its generalised forces included. One value for all or one for each.
       steps: most steps for each.
@@ -105,13 +107,13 @@ def relax_many(
     Raises:
       ConfigError: options that are wrong, or would do nothing. DataError: a structure that cannot be used, named.
     """
-    check_run(len(systems), steps, 1, skin, batch_atoms)
+    images = copies_of(systems)
+    check_run(steps, 1, skin, batch_atoms)
     policy = device_policy(dtype, site_energy)
     if optimizer not in ("FIRE", "LBFGS"):
         raise ConfigError(f"of many systems at once the optimizer is FIRE or LBFGS, not {optimizer!r}.")
-    models, lanes = lanes_of(model, len(systems), head)
+    models, lanes = lanes_of(model, len(images), head)
     config = models[0].config
-    images = [atoms.copy() for atoms in systems]
     settings = settings_of({"fmax": fmax, "cell": cell, "pressure": pressure, "smax": smax}, len(images))
     plan = _Plan(optimizer, steps, skin)
     jobs = [_job(config, plan, *each) for each in zip(range(len(images)), names_of(images, names), images, lanes, settings, strict=True)]
@@ -186,8 +188,10 @@ def _unfinished(job: Job) -> str:
 def _job(config: ModelConfig, plan: _Plan, k: int, name: str, atoms: Atoms, lane: int, settings: dict[str, Any]) -> Job:
     structure, free = structure_of(atoms, config, source=name), free_of(atoms, name)
     largest_stress = np.inf if settings["smax"] is None else settings["smax"]
-    if not settings["fmax"] > 0 or not largest_stress > 0:
-        raise ConfigError(f"{name}: fmax and smax must be above 0, not {settings['fmax']} and {largest_stress}.")
+    above_zero(f"{name}: fmax", settings["fmax"], "eV/Angstrom")
+    if settings["smax"] is not None:
+        above_zero(f"{name}: smax", settings["smax"], "GPa")
+    finite(f"{name}: pressure", settings["pressure"], "GPa")
     if settings["cell"] and not structure.pbc.all():
         raise ConfigError(f"{name}: only the cell of a structure that is periodic in all three directions can be relaxed.")
     if settings["cell"] and (free.any(axis=1) != free.all(axis=1)).any():

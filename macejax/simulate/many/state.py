@@ -11,6 +11,7 @@ import numpy as np
 from macejax.config import ConfigError
 from macejax.data.structure import DataError
 from macejax.model.model import Model
+from macejax.simulate.checks import whole
 from macejax.simulate.many.drive import Engine, Job, list_of
 from macejax.simulate.many.fields import Fields
 from macejax.simulate.md import SimulationError
@@ -37,8 +38,7 @@ def check_state(path: FilePath | None, save_every: int, restart: bool) -> None:
     Raises:
       ConfigError: in a sentence.
     """
-    if save_every < 1:
-        raise ConfigError(f"save_every must be 1 or more, not {save_every}.")
+    whole("save_every", save_every, 1)
     if restart and path is None:
         raise ConfigError("a restart needs the state file of the run that is to go on.")
 

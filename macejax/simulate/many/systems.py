@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from os import PathLike
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -16,7 +18,24 @@ from macejax.data.structure import Structure
 from macejax.model.heads import select_head
 from macejax.model.model import Model, build
 from macejax.potential import SiteEnergy
+from macejax.simulate.checks import check_skin, loaded, whole
 from macejax.simulate.many.fields import Fields
+from macejax.simulate.record import unlabelled
+
+Given: TypeAlias = Model | str | PathLike[str]  # a model, or the path of its file
+
+
+def copies_of(systems: Sequence[Atoms]) -> list[Atoms]:
+    """Copies of what is to be run, none of which may be without a list around it.
+
+    Raises:
+      ConfigError: there is none, or one by itself.
+    """
+    if isinstance(systems, Atoms):
+        raise ConfigError("systems must be a list of Atoms: put the one that you have into brackets.")
+    if len(systems) == 0:
+        raise ConfigError("there is no system to run.")
+    return [atoms.copy() for atoms in systems]
 
 
 def names_of(systems: Sequence[Atoms], given: Sequence[str] | None = None) -> list[str]:
@@ -50,18 +69,19 @@ def settings_of(options: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [{name: x.item() if isinstance(x, np.generic) else x for name, x in options.items()} for options in of_each]
 
 
-def lanes_of(model: Model | Sequence[Model], count: int, head: str | None) -> tuple[list[Model], list[int]]:
-    """The different models, each with one head, and which one each of `count` systems has.
+def lanes_of(model: Given | Sequence[Given], count: int, head: str | None) -> tuple[list[Model], list[int]]:
+    """The different models, each with one head, and which one each of `count` systems has; a file is read once.
 
     Raises:
       ConfigError: they are not one for each system, not of one configuration, or have no energies. ValueError: a head that is not there, or
         several, none of which was named.
     """
-    if isinstance(model, Model):
-        return [_with_head(model, head)], [0] * count
+    if isinstance(model, Model | str | PathLike):
+        return [_with_head(loaded(model), head)], [0] * count
     different: list[Model] = []
     lanes = []
-    for given in each(model, count, "model"):
+    read = functools.cache(loaded)
+    for given in (given if isinstance(given, Model) else read(given) for given in each(model, count, "model")):
         lane = next(
             (k for k, known in enumerate(different) if known.params is given.params and known.config == given.config), len(different)
         )
@@ -80,18 +100,15 @@ def _with_head(model: Model, head: str | None) -> Model:
     return model if head is None and len(model.config.heads) == 1 else select_head(model, head)
 
 
-def check_run(count: int, steps: int, every: int, skin: float, batch_atoms: int) -> None:
+def check_run(steps: int, every: int, skin: float, batch_atoms: int) -> None:
     """Refuse what makes no sense for any system.
 
     Raises:
       ConfigError: in a sentence.
     """
-    if count == 0:
-        raise ConfigError("there is no system to run.")
-    if steps < 0 or every < 1 or batch_atoms < 1:
-        raise ConfigError(f"steps must be 0 or more, every and batch_atoms 1 or more; they are {steps}, {every}, {batch_atoms}.")
-    if not skin > 0:
-        raise ConfigError(f"skin must be above 0 (Angstrom), not {skin}.")
+    for name, value, least in (("steps", steps, 0), ("every", every, 1), ("batch_atoms", batch_atoms, 1)):
+        whole(name, value, least)
+    check_skin(skin, zero=False)
 
 
 def params_of(models: Sequence[Model], dtype: Any) -> Any:
@@ -116,8 +133,7 @@ def e0_of(structure: Structure, config: ModelConfig) -> float:
 
 def atoms_of(start: Atoms, frame: Fields, e0: float) -> Atoms:
     """The system as `start` describes it, where `frame` has it, with energy, forces and, where there is a volume, stress."""
-    atoms = start.copy()
-    atoms.calc = None
+    atoms = unlabelled(start)
     atoms.set_cell(frame.globals["cell"])
     atoms.set_positions(frame.nodes["positions"], apply_constraint=False)
     if "momenta" in frame.nodes:
