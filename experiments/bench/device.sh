@@ -35,6 +35,8 @@ if part md; then for system in water-192 water-1536; do md $system; done; fi
 if part where; then
   show water-192 --top 100 --loop 100
   show water-192 --top 20 --loop 100 --plain
+  # A call is one CUDA graph by itself; with this, a loop over calls is one too.
+  XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer=+WHILE" show water-192 --top 0 --loop 100
   show water-10125 --top 60
   show water-10125 --top 10 --plain
   for model in L0 L2; do show water-10125 --top 20 --model $model; done

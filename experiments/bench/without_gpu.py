@@ -41,6 +41,7 @@ gpu_device_info {{
   core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
   memory_bandwidth: 4800000000000 l2_cache_size: 52428800 device_memory_size: {MEMORY}
   cuda_compute_capability {{ major: 9 }}
+  driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0"
 }}
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 }}
