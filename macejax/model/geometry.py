@@ -30,7 +30,7 @@ def edge_vectors(graph: jraph.GraphsTuple) -> jax.Array:
     cell = graph.globals["cell"][graph.nodes["graph"]]  # [N, 3, 3]
     shift = rows(graph.edges["shift"], graph).astype(positions.dtype)
     neighbors = gather_neighbors(positions, rows(graph.senders, graph), graph.edges["reverse"])
-    vectors = neighbors - positions[:, None] + _lattice_vectors(shift, cell)
+    vectors = neighbors - positions[:, None] + jnp.matmul(shift, cell, precision=jax.lax.Precision.HIGHEST)
     if "positions_low" not in graph.nodes:
         return vectors
     # The derivative is that of the plain expression; only the value is mended.
@@ -52,18 +52,13 @@ def _mended(graph: jraph.GraphsTuple, positions: jax.Array, neighbors: jax.Array
     coarse = jax.lax.bitcast_convert_type(integer & jnp.int32(-(1 << 12)), cell.dtype)
     fine = (cell - coarse) + graph.globals["cell_low"][graph.nodes["graph"]]
     total = neighbors
-    lost = low[rows(graph.senders, graph)] - low[:, None] + _lattice_vectors(shift, fine)
+    lost = low[rows(graph.senders, graph)] - low[:, None] + jnp.matmul(shift, fine, precision=jax.lax.Precision.HIGHEST)
     for term in (-positions[:, None], *(shift[..., k, None] * coarse[:, None, k] for k in range(3))):
         new = total + term
         rest = new - total
         lost += (total - (new - rest)) + (term - rest)
         total = new
     return total + lost
-
-
-def _lattice_vectors(shift: jax.Array, cell: jax.Array) -> jax.Array:
-    """shift [N, M, 3] @ cell [N, 3, 3], written out: fused with what surrounds it, where a product of such small matrices is a call."""
-    return sum((shift[..., k, None] * cell[:, None, k] for k in range(1, 3)), shift[..., 0, None] * cell[:, None, 0])
 
 
 def sum_per_graph(x: jax.Array, graph: jraph.GraphsTuple) -> jax.Array:

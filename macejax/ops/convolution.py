@@ -140,10 +140,9 @@ def convolve_species(
         summed = sum_slots(jnp.swapaxes(by_species, 1, 2), hidden).reshape(slot.shape[0], harmonics.shape[-1], -1)
         return tuple(summed[:, l**2 : (l + 1) ** 2] @ applied[out][:, 0] for out, l in degrees.items())
 
-    components, hidden_width = edges.harmonics.shape[-1], last.shape[0]
-    columns = table.shape[0] * components
+    columns, hidden_width = table.shape[0] * edges.harmonics.shape[-1], last.shape[0]
     per_slot = edges.radial.shape[1] * (columns + 4 * hidden_width)
-    size = block_size((per_slot + columns * hidden_width + components * table.shape[1]) * table.dtype.itemsize, atoms)
+    size = block_size((per_slot + columns * (hidden_width + table.shape[1])) * table.dtype.itemsize, atoms)
     found = dict(zip(degrees, map_blocks(block, (edges.radial, edges.harmonics, edges.slot), size), strict=True))
     if not early:
         return linear(found)

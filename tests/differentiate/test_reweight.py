@@ -116,7 +116,8 @@ def test_labels_of_the_start_are_not_those_of_sampled_frames():
     site_energy, model = toy()
     tensor, labels = np.eye(3), {"energy": 1.0, "forces": np.ones((2, 3)), "dipole": np.ones(3)}
     labels |= {"stress": tensor, "virials": -1000 * tensor, "polarizability": tensor, "weights": {"energy": 0.0}}
-    start = from_atoms(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], cell=[10.0, 10.0, 10.0], pbc=True))._replace(total_charge=1.0, weight=2.0, **labels)
+    crystal = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], cell=[10.0, 10.0, 10.0], pbc=True)
+    start = from_atoms(crystal)._replace(total_charge=1.0, weight=2.0, **labels)
     draw = sampler(site_energy, model.config.elements, model.config.cutoff, temperature=TEMPERATURE, timestep=1.0, every=1)
     (frame,) = draw(model.params, start, 1, jax.random.key(0))
     assert np.isnan(frame.energy) and frame.weights == {} and all(getattr(frame, name) is None for name in labels if name[0] not in "ew")
