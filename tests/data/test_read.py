@@ -126,7 +126,7 @@ def test_frames_that_have_a_label_under_both_names_or_none_are_no_matter(tmp_pat
     both.info["REF_energy"] = -7.0
     ase.io.write(tmp_path / "a.xyz", [both, none])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert read(tmp_path / "a.xyz")[0].energy == -7.0
         ase.io.write(tmp_path / "b.xyz", [crystal(energy=-1.5), none])
         assert read(tmp_path / "b.xyz")[0].energy == -1.5
