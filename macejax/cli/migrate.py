@@ -22,11 +22,12 @@ def command(
     Flags that have no meaning here, or another one on purpose, are told in a sentence each, on standard error and as comments at the head
     of the configuration. A flag that asks for something that macejax cannot do is an error (exit code 2), unless --partial.
     """
+    from macejax.cli.output import require_output
     from macejax.config import ConfigError
     from macejax.config.migrate import migrate, read_command, read_source, render
 
-    if output is not None and output.exists() and not overwrite:
-        raise ConfigError(f"{output} is there already: choose another name, or --overwrite.")
+    if output is not None:
+        require_output(output, overwrite)
     is_file = len(source) == 1 and not source[0].startswith("-")
     migration = migrate(read_source(Path(source[0])) if is_file else read_command(source))
     if migration.refused and not partial:

@@ -223,7 +223,7 @@ class ModelSection(Architecture):
         Raises:
           ValueError: options that contradict each other, a repulsion that reaches beyond the cutoff, or heads that cannot be called so.
         """
-        check_head_names(heads)  # those of a data set are seen here first
+        check_head_names(heads)  # in a sentence, where ModelConfig would say it in pydantic's words
         architecture = self.model_dump(
             exclude={"model", "heads", "elements", "num_channels", "max_L", "hidden_irreps", "interaction_first", "scaling"}
         )

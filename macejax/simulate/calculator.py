@@ -19,6 +19,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from macejax.config import ConfigError, Precision
 from macejax.data.batch import Capacity
+from macejax.data.graph import AT_ONE_POINT
 from macejax.data.structure import Structure, volume
 from macejax.model.geometry import edge_vectors, rows, without_low
 from macejax.model.heads import select_head
@@ -34,7 +35,6 @@ from macejax.simulate.inputs import INFO_KEYS, structure_of
 from macejax.simulate.policy import policy_of
 from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs
 
-COINCIDENT = 1e-3  # Angstrom; nearer than this two atoms are at one point, where no model has been and no direction is left
 MOST_NAMED = 10  # atoms, in one sentence
 _OF_ONE_PROCESS = ("_evaluate", "_hessian", "_derivatives", "_features", "_params", "_list", "_capacities")
 
@@ -163,9 +163,9 @@ class Calculator(AseCalculator):
             prediction, virials, shortest = jax.device_get(self._evaluate(self._params, self._batch(kept, structure)))
         self.num_evaluations += 1
         number = len(structure.numbers)
-        if (shortest < COINCIDENT).any():
-            met = ", ".join(f"{atom} ({atoms.symbols[atom]})" for atom in np.flatnonzero(shortest < COINCIDENT)[:MOST_NAMED])
-            raise CalculationFailed(f"there is another atom, or an image of one, within {COINCIDENT} Angstrom of each of the atoms {met}.")
+        if (shortest < AT_ONE_POINT).any():
+            met = ", ".join(f"{atom} ({atoms.symbols[atom]})" for atom in np.flatnonzero(shortest < AT_ONE_POINT)[:MOST_NAMED])
+            raise CalculationFailed(f"another atom, or an image of one, is within {AT_ONE_POINT} Angstrom of each of the atoms {met}.")
         self.results = {} if virials is None else self._energies(atoms, prediction, virials, kept.species, has_volume)
         if prediction.moments is not None:
             self.results |= moment_results(prediction.moments, number)
