@@ -12,6 +12,7 @@ from ase.units import kB
 
 from macejax.data.structure import DataError
 from macejax.potential import SiteEnergy
+from macejax.simulate.hoist import hoist
 from macejax.simulate.integrators import Middle, Settings, State, kinetic_energy, step
 from macejax.simulate.list_shape import grown, reshape
 from macejax.simulate.md import JUMP, SimulationError, explosion
@@ -53,9 +54,14 @@ def advance(
       The state, its list, and whether its numbers are finite, its kinetic energy below the limit and its potential energy without jumps.
     """
 
+    def of_model(fixed: tuple[Any, Species], positions: jax.Array, cell: jax.Array, rows: RowList) -> Evaluation:
+        return evaluate(site_energy, *fixed, positions, cell, rows)
+
+    evaluation = hoist(of_model, (params, species), state.positions, state.cell, rows)
+
     def renew(positions: jax.Array, cell: jax.Array, rows: RowList) -> tuple[Evaluation, RowList]:
         rows = update(rows, positions, cell)
-        return evaluate(site_energy, params, species, positions, cell, rows), rows
+        return evaluation(positions, cell, rows), rows
 
     def goes_on(carry: tuple[State, RowList, jax.Array]) -> jax.Array:
         state, rows, sane = carry

@@ -12,6 +12,7 @@ import jraph
 from macejax.model.geometry import edge_vectors, sum_per_graph
 from macejax.potential import Prediction, SiteEnergy, assemble
 from macejax.potential.predict import as_sites
+from macejax.simulate.hoist import hoist
 from macejax.simulate.many.fields import NONFINITE, RUNNING, STALE, Fields, choose
 from macejax.simulate.many.lists import Lists, reach_used
 from macejax.simulate.matrices import volumes
@@ -81,6 +82,11 @@ def make_advance(site_energy: SiteEnergy, rule: Rule, cutoff: float, dtype: Any,
     def advance(params: Any, lists: Lists, state: Fields, block: Any, frames: int) -> tuple[Fields, Fields]:
         running = jnp.sum(state.globals["status"] == RUNNING)
 
+        def evaluated(fixed: tuple[Any, jraph.GraphsTuple], state: Fields) -> Prediction:
+            return evaluate(site_energy, dtype, *fixed, state)
+
+        of_model = hoist(evaluated, (params, lists.graph), state)
+
         def one_block(state: Fields, _: None) -> tuple[Fields, Fields]:
             first = state.globals["step"]
             boundary = jnp.minimum((first // state.globals["every"] + 1) * state.globals["every"], state.globals["total"])
@@ -96,7 +102,7 @@ def make_advance(site_energy: SiteEnergy, rule: Rule, cutoff: float, dtype: Any,
 
             def step(carry: tuple[jax.Array, Fields]) -> tuple[jax.Array, Fields]:
                 count, state = carry
-                return count + 1, _step(site_energy, rule, cutoff, dtype, params, lists, state, active(state))
+                return count + 1, _step(of_model, rule, cutoff, lists, state, active(state))
 
             state = jax.lax.while_loop(go_on, step, (jnp.int32(0), state))[1]
             frame = Fields(
@@ -127,14 +133,12 @@ def evaluate(site_energy: SiteEnergy, dtype: Any, params: Any, graph: jraph.Grap
     return assemble(node_energy.astype(vectors.dtype), gradient.astype(vectors.dtype), graph)
 
 
-def _step(
-    site_energy: SiteEnergy, rule: Rule, cutoff: float, dtype: Any, params: Any, lists: Lists, state: Fields, active: jax.Array
-) -> Fields:
+def _step(of_model: Callable[[Fields], Prediction], rule: Rule, cutoff: float, lists: Lists, state: Fields, active: jax.Array) -> Fields:
     """One step of the active systems [G]; those that are new are evaluated where they are."""
     graph, new = lists.graph, state.globals["new"]
     moved = choose(new, state, rule.move(state, graph), graph)
     used = reach_used(lists, moved, cutoff)
-    found = evaluate(site_energy, dtype, params, graph, moved)
+    found = of_model(moved)
     known = moved.update({"forces": found.forces}, energy=found.energy, strain_derivative=found.strain_derivative, used=used)
     step = known.globals["step"] + ~new
     after = rule.finish(known, graph).update(new=jnp.zeros_like(new), step=step)
