@@ -40,7 +40,7 @@ def bare(model: macejax.Model, atoms: Atoms, command: dict[str, Any]) -> Run:
 
         @jax.jit
         def loop(params, species, positions, cell, rows, steps):
-            move = lambda _, x: x + 1e-12 * function(params, species, x, cell, rows).forces  # noqa: E731
+            move = lambda _, x: x + 1e-12 * function(params, species, x, cell, rows)[0].forces  # noqa: E731
             return jax.lax.fori_loop(0, steps, move, positions)
 
     def run(steps: int) -> None:

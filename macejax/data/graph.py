@@ -105,6 +105,12 @@ def model_graphs(structures: Sequence[Structure], config: Any) -> list[Graph]:
     return build_graphs(structures, config.elements, config.cutoff, config.e0_table, heads=config.heads, embeddings=config.joint_embedding)
 
 
+def squared_lengths(graph: Graph) -> np.ndarray:
+    """Of every edge [E] (Angstrom^2)."""
+    vectors = graph.positions[graph.senders] + graph.shift @ graph.cell - graph.positions[graph.receivers]
+    return np.einsum("ij,ij->i", vectors, vectors)
+
+
 def rank_in_row(receivers: np.ndarray) -> np.ndarray:
     """Place [E] int32 of every edge in the row of its receiver, the edges being sorted by receiver."""
     num_edges = len(receivers)
@@ -116,8 +122,7 @@ def _warn_of_atoms_at_one_point(graphs: Sequence[Graph]) -> None:
     """One warning for each file, with the number of its structures that have two atoms, or images of atoms, at one point."""
     found: dict[str, list[str]] = {}
     for graph in graphs:
-        vectors = graph.positions[graph.senders] + graph.shift @ graph.cell - graph.positions[graph.receivers]
-        close = np.flatnonzero(np.einsum("ij,ij->i", vectors, vectors) < AT_ONE_POINT**2)
+        close = np.flatnonzero(squared_lengths(graph) < AT_ONE_POINT**2)
         if len(close):
             source = graph.source or "structure"
             pair = f"{source}, atoms {graph.receivers[close[0]]} and {graph.senders[close[0]]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,6 +50,11 @@ def symmetric_neighbors(
     at_cutoff = np.abs(lengths - cutoff) <= AT_CUTOFF * max(cutoff, 1.0)
     receivers, senders, shifts, reverse = symmetric_order(receivers, senders, shifts, at_cutoff)
     return receivers, senders, shifts + images[senders] - images[receivers], reverse
+
+
+def most_neighbors(pbc: Sequence[bool] | np.ndarray, number: int) -> float:
+    """How many neighbours an atom among so many can have: the others, where there are no images."""
+    return math.inf if np.any(pbc) else number - 1
 
 
 def wrap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,10 +33,12 @@ from macejax.simulate.checks import check_skin, loaded
 from macejax.simulate.dielectric import derivative_results, moment_results, properties_of
 from macejax.simulate.inputs import INFO_KEYS, structure_of
 from macejax.simulate.policy import policy_of
-from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs
+from macejax.simulate.prune import prune
+from macejax.simulate.verlet import VerletList, lasts, make_list, move, near_slots, same_inputs
 
 MOST_NAMED = 10  # atoms, in one sentence
-_OF_ONE_PROCESS = ("_evaluate", "_hessian", "_derivatives", "_features", "_params", "_list", "_capacities")
+_prune = jax.jit(prune, static_argnums=(1, 2))
+_OF_ONE_PROCESS = ("_evaluate", "_hessian", "_derivatives", "_features", "_params", "_list", "_capacities", "_near_slots")
 
 
 class Calculator(AseCalculator):
@@ -113,6 +115,7 @@ class Calculator(AseCalculator):
         """Make the programs, not compiled yet, and set what counts and keeps their work to nothing: all that a pickle leaves out."""
         self.num_compilations = self.num_rebuilds = self.num_evaluations = 0
         self._capacities: list[Capacity] = []
+        self._near_slots: dict[Capacity, int] = {}  # of the edges within the cutoff, for each of them
         self._list: VerletList | None = None
         module = build(self.model.config, matmul_precision=self.precision.products)
         function = module.apply if self._site_energy is None else self._site_energy
@@ -189,7 +192,7 @@ class Calculator(AseCalculator):
 
     def share_program(self, other: Calculator) -> None:
         """Use the compiled program of another calculator, whose model has the same configuration; its compilations are counted there."""
-        self._evaluate, self._capacities = other._evaluate, other._capacities
+        self._evaluate, self._capacities, self._near_slots = other._evaluate, other._capacities, other._near_slots
 
     def get_hessian(self, atoms: Atoms | None = None, of: Sequence[int] | None = None) -> np.ndarray:
         """d2E/dr_ia dr_jb, [3 N, N, 3] (eV/Angstrom^2), row 3 i + a: as mace-torch's calculator has it. Memory grows with N^2.
@@ -275,7 +278,8 @@ class Calculator(AseCalculator):
         cutoff, kept = self.model.config.cutoff, self._list
         if kept is None or not lasts(kept, structure, cutoff, cutoff + self.skin):
             config = self.model.config
-            kept = make_list(structure, config.elements, cutoff + self.skin, self._capacities, self.dtype, config.joint_embedding)
+            reach = cutoff + self.skin
+            kept = make_list(structure, config.elements, cutoff, reach, self._capacities, self.dtype, config.joint_embedding)
             if kept.capacity not in self._capacities:
                 self._capacities.append(kept.capacity)
             self._list = kept
@@ -283,9 +287,19 @@ class Calculator(AseCalculator):
         return kept
 
     def _batch(self, kept: VerletList, structure: Structure) -> jraph.GraphsTuple:
-        """The list's batch with the positions of now, their low parts left out where the geometry is to be float32."""
+        """The edges within the cutoff at the positions of now, their low parts left out where the geometry is to be float32."""
         moved = move(kept, structure)
-        return moved if self.precision.geometry == "float64" else without_low(moved)
+        if self.precision.geometry != "float64":
+            moved = without_low(moved)
+        if self.skin == 0:
+            return moved
+        need = kept.near
+        while True:
+            slots = near_slots(kept, self._near_slots.get(kept.capacity, 0), need)
+            pruned, degree = _prune(moved, self.model.config.cutoff, slots)
+            self._near_slots[kept.capacity] = slots
+            if (need := int(degree)) <= slots:
+                return pruned
 
     def _x64(self) -> AbstractContextManager:
         return jax.enable_x64(self.dtype == np.float64)

@@ -9,12 +9,13 @@ import numpy as np
 from ase.geometry import complete_cell
 
 from macejax.data.batch import round_slots
-from macejax.data.neighbors import MAX_NEIGHBORS, symmetric_neighbors
+from macejax.data.neighbors import MAX_NEIGHBORS, most_neighbors, symmetric_neighbors
 from macejax.data.structure import DataError
 from macejax.simulate.lattice import Pbc
 from macejax.simulate.row_list import EMPTY, Bins, ListShape, RowList, build
 
 HEADROOM = 1.15  # of slots and bins at first
+NEAR_HEADROOM = 1.1  # of slots within the cutoff: each costs time in every step, and one too few a compilation
 GROWTH = 1.25  # of what was too small
 SHRINK = 1.05  # linear: what a cell may shrink before bins are too narrow
 MOST_BINS = 4  # times the number of atoms; empty bins cost memory and nothing else
@@ -38,13 +39,15 @@ def shape_for(positions: np.ndarray, cell: np.ndarray, pbc: Pbc, cutoff: float, 
         numbers.
     """
     positions, cell = np.asarray(positions, np.float64), np.asarray(cell, np.float64)
-    receivers = symmetric_neighbors(positions, cell, np.array(pbc), cutoff + skin)[0]
-    degree = np.bincount(receivers).max(initial=0)
+    near, degree = (
+        np.bincount(symmetric_neighbors(positions, cell, np.array(pbc), radius)[0]).max(initial=0) for radius in (cutoff, cutoff + skin)
+    )
+    most = most_neighbors(pbc, len(positions))
+    slots = round_slots(min(degree * HEADROOM, most) + extra)
     bins, reach = _bins_for(positions, cell, pbc, cutoff + skin, skin)
     occupancy = _occupancy(positions, cell, pbc, bins, cutoff + skin)
-    shape = ListShape(
-        float(cutoff), float(skin), pbc, round_slots(degree * HEADROOM + extra), bins, reach, _room(occupancy, len(positions))
-    )
+    near_slots = min(round_slots(min(near * NEAR_HEADROOM, most) + extra), slots)
+    shape = ListShape(float(cutoff), float(skin), pbc, slots, near_slots, bins, reach, _room(occupancy, len(positions)))
     images = np.prod([2 * -(-r // b) + 1 for r, b in zip(reach, bins, strict=True)])
     if len(positions) * int(images) >= EMPTY or len(positions) * shape.slots >= EMPTY:
         raise DataError(f"{len(positions)} atoms with {images} images are more than an edge number can hold.")
@@ -58,10 +61,13 @@ def grown(shape: ListShape, rows: RowList) -> ListShape:
       DataError: no atom has so many neighbours; the structure has collapsed.
     """
     degree, occupancy = int(rows.degree), int(rows.occupancy)
+    most = most_neighbors(shape.pbc, len(rows.reference))
     if degree > MAX_NEIGHBORS:
         raise DataError(f"an atom has {degree} neighbours within {shape.radius} Angstrom: the structure has collapsed.")
     if degree > shape.slots:
-        shape = shape._replace(slots=round_slots(degree * GROWTH))
+        shape = shape._replace(slots=round_slots(min(degree * GROWTH, most)))
+    if (near := int(rows.near_degree)) > shape.near_slots:
+        shape = shape._replace(near_slots=min(round_slots(min(near * GROWTH, most)), shape.slots))
     if occupancy > shape.per_bin:
         shape = shape._replace(per_bin=min(int(np.ceil(occupancy * GROWTH)), len(rows.reference)))
     cell = np.asarray(rows.cell, np.float64)

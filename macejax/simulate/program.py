@@ -16,7 +16,7 @@ from macejax.simulate.hoist import hoist
 from macejax.simulate.integrators import Middle, Settings, State, kinetic_energy, step
 from macejax.simulate.list_shape import grown, reshape
 from macejax.simulate.md import JUMP, SimulationError, explosion
-from macejax.simulate.row_list import RowList, update
+from macejax.simulate.row_list import RowList, update, watched
 from macejax.simulate.system import Evaluation, Species, evaluate
 
 MOST_REPLAYS = 20  # of one chunk, each with larger arrays
@@ -54,14 +54,15 @@ def advance(
       The state, its list, and whether its numbers are finite, its kinetic energy below the limit and its potential energy without jumps.
     """
 
-    def of_model(fixed: tuple[Any, Species], positions: jax.Array, cell: jax.Array, rows: RowList) -> Evaluation:
+    def of_model(fixed: tuple[Any, Species], positions: jax.Array, cell: jax.Array, rows: RowList) -> tuple[Evaluation, jax.Array]:
         return evaluate(site_energy, *fixed, positions, cell, rows)
 
     evaluation = hoist(of_model, (params, species), state.positions, state.cell, rows)
 
     def renew(positions: jax.Array, cell: jax.Array, rows: RowList) -> tuple[Evaluation, RowList]:
         rows = update(rows, positions, cell)
-        return evaluation(positions, cell, rows), rows
+        found, near_degree = evaluation(positions, cell, rows)
+        return found, watched(rows, near_degree)
 
     def goes_on(carry: tuple[State, RowList, jax.Array]) -> jax.Array:
         state, rows, sane = carry

@@ -14,7 +14,7 @@ from macejax.simulate.row_list import ListShape, RowList
 from macejax.simulate.signed import DAMAGE, ONE, FilePath, damaged, read_signed, write_signed
 from macejax.simulate.system import Evaluation
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Saved(NamedTuple):

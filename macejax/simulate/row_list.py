@@ -34,6 +34,7 @@ class ListShape(NamedTuple):
     skin: float  # Angstrom; edges reach from 0 to cutoff + skin
     pbc: Pbc
     slots: int  # M, neighbour slots per atom
+    near_slots: int  # M' of the edges up to the cutoff, which a model computes with; M at most
     bins: Bins
     reach: Bins  # neighbouring bins looked at, on either side
     per_bin: int  # atoms that a bin holds
@@ -57,6 +58,7 @@ class RowList:
     cell: jax.Array  # [3, 3] Angstrom, rows; then
     overflow: jax.Array  # [] bool: some edge was lost, at any update since the list was allocated
     degree: jax.Array  # [] int32: the most neighbours an atom ever had
+    near_degree: jax.Array  # [] int32: the most within the cutoff, whenever somebody looked
     occupancy: jax.Array  # [] int32: the most atoms a bin ever had
     rebuilds: jax.Array  # [] int32
     shape: ListShape = field(metadata={"static": True})
@@ -81,7 +83,7 @@ def build(shape: ListShape, positions: jax.Array, cell: jax.Array) -> RowList:
     senders, shift, mask, reverse = _decode(shape, codes, images)
     overflow = ~fit | (degree > shape.slots) | (occupancy > shape.per_bin)
     assert senders.shape == (number * shape.slots,)
-    return RowList(senders, shift, mask, reverse, reference, cell, overflow, degree, occupancy, jnp.int32(0), shape)
+    return RowList(senders, shift, mask, reverse, reference, cell, overflow, degree, jnp.int32(0), occupancy, jnp.int32(0), shape)
 
 
 def update(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.0) -> RowList:
@@ -97,11 +99,18 @@ def update(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.
             new,
             overflow=rows.overflow | new.overflow,
             degree=jnp.maximum(rows.degree, new.degree),
+            near_degree=rows.near_degree,
             occupancy=jnp.maximum(rows.occupancy, new.occupancy),
             rebuilds=rows.rebuilds + 1,
         )
 
     return jax.lax.cond(is_stale(rows, positions, cell, use), again, lambda _: rows, None)
+
+
+def watched(rows: RowList, near_degree: jax.Array) -> RowList:
+    """The list, told how many neighbours within the cutoff an atom has at most: where that is more than there are slots, it overflows."""
+    overflow = rows.overflow | (near_degree > rows.shape.near_slots)
+    return replace(rows, overflow=overflow, near_degree=jnp.maximum(rows.near_degree, near_degree))
 
 
 def is_stale(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.0) -> jax.Array:

@@ -17,6 +17,7 @@ from macejax.data.structure import Structure
 from macejax.model.geometry import edge_vectors
 from macejax.potential import SiteEnergy, assemble
 from macejax.potential.predict import energies_of
+from macejax.simulate.prune import prune
 from macejax.simulate.row_list import RowList, settle
 
 
@@ -119,13 +120,16 @@ def graph_of(species: Species, positions: jax.Array, cell: jax.Array, rows: RowL
     )
 
 
-def evaluate(site_energy: SiteEnergy, params: Any, species: Species, positions: jax.Array, cell: jax.Array, rows: RowList) -> Evaluation:
-    """Energy, forces and strain derivative by one backward pass.
+def evaluate(
+    site_energy: SiteEnergy, params: Any, species: Species, positions: jax.Array, cell: jax.Array, rows: RowList
+) -> tuple[Evaluation, jax.Array]:
+    """Energy, forces and strain derivative by one backward pass, from the edges within the cutoff, and the most that an atom has of these.
+    Where they are more than `rows.shape.near_slots`, the evaluation lacks some.
 
     Edge vectors and all sums are in the dtype of the positions, the model in that of its parameters: with float64 positions and float32
     parameters, atoms a long way from the origin lose nothing, and forces sum to zero to rounding of float64.
     """
-    graph = graph_of(species, positions, cell, rows)
+    graph, degree = prune(graph_of(species, positions, cell, rows), rows.shape.cutoff, rows.shape.near_slots)
     dtype = jnp.result_type(*jax.tree.leaves(params))
 
     def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -134,4 +138,4 @@ def evaluate(site_energy: SiteEnergy, params: Any, species: Species, positions: 
 
     gradient, node_energy = jax.grad(total, has_aux=True)(edge_vectors(graph))
     found = assemble(node_energy, gradient, graph)
-    return Evaluation(found.energy[0], found.forces, found.strain_derivative[0])
+    return Evaluation(found.energy[0], found.forces, found.strain_derivative[0]), degree

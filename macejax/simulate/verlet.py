@@ -13,8 +13,8 @@ from numpy.typing import DTypeLike
 
 from macejax.config import EmbeddingConfig
 from macejax.data.batch import Capacity, batch, capacity_for, round_slots, with_low
-from macejax.data.graph import build_graph
-from macejax.data.neighbors import wrap
+from macejax.data.graph import build_graph, squared_lengths
+from macejax.data.neighbors import most_neighbors, wrap
 from macejax.data.structure import Structure, volume
 from macejax.simulate.lattice import needed_reach
 
@@ -30,12 +30,14 @@ class VerletList(NamedTuple):
     images: np.ndarray  # [n, 3] int, lattice vectors that bring each atom into the cell
     species: np.ndarray  # [n] int, index into the model's elements
     capacity: Capacity
+    near: int  # the most neighbours within the cutoff that an atom has
     batch: jraph.GraphsTuple  # on the device
 
 
 def make_list(
     structure: Structure,
     elements: Sequence[int],
+    cutoff: float,
     reach: float,
     capacities: Sequence[Capacity],
     dtype: DTypeLike,
@@ -44,6 +46,7 @@ def make_list(
     """Find all edges up to `reach` (Angstrom) and put them into the smallest capacity that holds them, or into a new one.
 
     Args:
+      cutoff: of the model (Angstrom).
       embeddings: inputs that the model reads beside the structure.
 
     Raises:
@@ -52,7 +55,8 @@ def make_list(
     graph = build_graph(structure, elements, reach, embeddings=embeddings)
     capacity = choose(capacities, capacity_for([graph]))
     images = wrap(structure.positions, structure.cell, structure.pbc)[1]
-    return VerletList(structure, images, graph.species, capacity, jax.device_put(batch([graph], capacity, dtype)))
+    near = int(np.bincount(graph.receivers[squared_lengths(graph) <= cutoff**2]).max(initial=0))
+    return VerletList(structure, images, graph.species, capacity, near, jax.device_put(batch([graph], capacity, dtype)))
 
 
 def same_inputs(old: Structure, new: Structure) -> bool:
@@ -101,6 +105,12 @@ def choose(capacities: Sequence[Capacity], need: Capacity) -> Capacity:
     same_size = any(c.nodes == need.nodes for c in capacities)
     nodes = need.nodes if same_size or not capacities else int(np.ceil(need.nodes * GROWTH))
     return need._replace(nodes=nodes, slots=round_slots(need.slots * (GROWTH if same_size else HEADROOM)))
+
+
+def near_slots(kept: VerletList, slots: int, need: int) -> int:
+    """Slots of edges within the cutoff for a degree `need`, where a batch of this capacity has had so many; 0 at first."""
+    most = most_neighbors(kept.structure.pbc, len(kept.species))
+    return slots if 0 < slots >= need else min(round_slots(min(need * (GROWTH if slots else HEADROOM), most)), kept.capacity.slots)
 
 
 def _periodic_cell(structure: Structure) -> np.ndarray:
