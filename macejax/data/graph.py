@@ -111,6 +111,11 @@ def squared_lengths(graph: Graph) -> np.ndarray:
     return np.einsum("ij,ij->i", vectors, vectors)
 
 
+def degree_within(graph: Graph, cutoff: float) -> int:
+    """The most edges up to a cutoff (Angstrom) that an atom has."""
+    return int(np.bincount(graph.receivers[squared_lengths(graph) <= cutoff**2]).max(initial=0))
+
+
 def rank_in_row(receivers: np.ndarray) -> np.ndarray:
     """Place [E] int32 of every edge in the row of its receiver, the edges being sorted by receiver."""
     num_edges = len(receivers)

@@ -296,9 +296,9 @@ class Calculator(AseCalculator):
         need = kept.near
         while True:
             slots = near_slots(kept, self._near_slots.get(kept.capacity, 0), need)
-            pruned, degree = _prune(moved, self.model.config.cutoff, slots)
+            pruned, degrees = _prune(moved, self.model.config.cutoff, slots)
             self._near_slots[kept.capacity] = slots
-            if (need := int(degree)) <= slots:
+            if (need := int(degrees.max())) <= slots:
                 return pruned
 
     def _x64(self) -> AbstractContextManager:

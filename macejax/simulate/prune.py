@@ -24,7 +24,7 @@ def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int) -> tuple[jraph.Gr
       slots: M' of the result, which is M of `graph` at most.
 
     Returns:
-      The batch, and the most edges that an atom has, [] int32: where they are more than `slots`, edges have been lost.
+      The batch, and how many edges each atom has within the cutoff, [N] int32: where they are more than `slots`, edges have been lost.
     """
     mask = rows(graph.edges["mask"], graph)
     number, width = mask.shape
@@ -32,11 +32,11 @@ def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int) -> tuple[jraph.Gr
     # The vector of the reversed edge is the exact negative: both are near, or neither.
     near = mask & ~(jnp.sum(vectors**2, axis=-1) > cutoff**2)
     rank = jnp.cumsum(near, axis=1, dtype=jnp.int32)
-    degree = rank[:, -1:]
+    degrees = rank[:, -1]
     place, own = jnp.arange(slots, dtype=jnp.int32), jnp.arange(number, dtype=jnp.int32)[:, None]
     old = jnp.sum(rank[:, None, :] <= place[:, None], axis=-1, dtype=jnp.int32)  # slot of the edge of each rank
     old = own * width + jnp.minimum(old, width - 1)
-    real = place < degree
+    real = place < degrees[:, None]
     back = graph.edges["reverse"][old]
     there = back // width * slots + jnp.minimum(rank.ravel()[back], slots) - 1
     edges = {
@@ -47,4 +47,4 @@ def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int) -> tuple[jraph.Gr
     senders = jnp.where(real, graph.senders[old], own).ravel()
     receivers = jnp.broadcast_to(own, real.shape).ravel()
     pruned = graph._replace(edges=edges, senders=senders, receivers=receivers, n_edge=graph.n_node * slots)
-    return pruned, jnp.max(degree, initial=0)
+    return pruned, degrees

@@ -129,7 +129,7 @@ def evaluate(
     Edge vectors and all sums are in the dtype of the positions, the model in that of its parameters: with float64 positions and float32
     parameters, atoms a long way from the origin lose nothing, and forces sum to zero to rounding of float64.
     """
-    graph, degree = prune(graph_of(species, positions, cell, rows), rows.shape.cutoff, rows.shape.near_slots)
+    graph, degrees = prune(graph_of(species, positions, cell, rows), rows.shape.cutoff, rows.shape.near_slots)
     dtype = jnp.result_type(*jax.tree.leaves(params))
 
     def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -138,4 +138,4 @@ def evaluate(
 
     gradient, node_energy = jax.grad(total, has_aux=True)(edge_vectors(graph))
     found = assemble(node_energy, gradient, graph)
-    return Evaluation(found.energy[0], found.forces, found.strain_derivative[0]), degree
+    return Evaluation(found.energy[0], found.forces, found.strain_derivative[0]), jnp.max(degrees)

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from macejax.config import EmbeddingConfig
 from macejax.data.batch import Capacity, batch, capacity_for, round_slots, with_low
-from macejax.data.graph import build_graph, squared_lengths
+from macejax.data.graph import build_graph, degree_within
 from macejax.data.neighbors import most_neighbors, wrap
 from macejax.data.structure import Structure, volume
 from macejax.simulate.lattice import needed_reach
@@ -55,8 +55,8 @@ def make_list(
     graph = build_graph(structure, elements, reach, embeddings=embeddings)
     capacity = choose(capacities, capacity_for([graph]))
     images = wrap(structure.positions, structure.cell, structure.pbc)[1]
-    near = int(np.bincount(graph.receivers[squared_lengths(graph) <= cutoff**2]).max(initial=0))
-    return VerletList(structure, images, graph.species, capacity, near, jax.device_put(batch([graph], capacity, dtype)))
+    placed = jax.device_put(batch([graph], capacity, dtype))
+    return VerletList(structure, images, graph.species, capacity, degree_within(graph, cutoff), placed)
 
 
 def same_inputs(old: Structure, new: Structure) -> bool:

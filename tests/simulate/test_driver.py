@@ -143,6 +143,25 @@ def test_npt_reaches_its_pressure_through_a_shrinking_cell():
 DENSER = Ensemble("npt", 4.0, 300.0, "langevin", 50.0, 10.0, 200.0, 0.02)  # a cell that shrinks until more neighbours come
 
 
+def test_more_atoms_come_within_the_cutoff_than_there_were_slots(monkeypatch, tmp_path):
+    """Of a list that has room for them all; the energy is that of a fresh one throughout."""
+    monkeypatch.setattr(list_shape, "HEADROOM", 3.0)
+    monkeypatch.setattr(list_shape, "NEAR_HEADROOM", 1.0)
+    atoms, fresh, shapes = copper(2), Calculator(MODEL, site_energy=morse, skin=0.0), []
+    atoms.set_cell(atoms.cell * 1.06, scale_atoms=True)  # the third shell comes in
+
+    def compare(atoms, state):
+        other = atoms.copy()
+        other.calc = fresh
+        assert state.potential_energy == pytest.approx(other.get_potential_energy(), abs=1e-9)
+        shapes.append(load_state(tmp_path / "md.state").rows.shape if state.step else None)
+
+    options = {"site_energy": morse, "skin": 0.3, "state_file": tmp_path / "md.state", "save_every": 5}
+    outcome = run_on_device(MODEL, atoms, 100, DENSER, every=10, observe=compare, **options)
+    assert outcome.num_replays > 0
+    assert shapes[-1].near_slots > shapes[1].near_slots and shapes[-1].slots == shapes[1].slots > shapes[-1].near_slots
+
+
 @pytest.mark.bits
 @pytest.mark.parametrize("kind", ["toy", pytest.param("mace", marks=pytest.mark.thorough)])
 def test_an_overflow_in_the_middle_is_that_of_arrays_that_were_large_enough(kind, monkeypatch):

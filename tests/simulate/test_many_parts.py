@@ -44,7 +44,7 @@ def systems():
 
 
 def batched():
-    listed = [find(structure, (1, 8, 29), CUTOFF + SKIN) for structure in systems()]
+    listed = [find(structure, (1, 8, 29), CUTOFF, CUTOFF + SKIN) for structure in systems()]
     capacity = capacity_for([each.graph for each in listed], 1.3)
     parts = [
         start(s.positions, s.cell, np.ones((len(s.numbers), 3), bool), s.pbc.all(), 9, 1, {"tag": np.arange(len(s.numbers))}, {})
@@ -139,7 +139,7 @@ def test_the_program_is_one_for_cuda_devices_too(monkeypatch, dtype):
                 raise
             raise InterruptedError
 
-        return program._replace(run=lambda params, table, state, block, frames: run(params, table, state, block, frames=frames))
+        return program._replace(run=run)
 
     monkeypatch.setattr(md, "make_program", lowered)
     try:

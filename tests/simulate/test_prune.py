@@ -5,13 +5,14 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
 
 from macejax import batch, build_graph
 from macejax.data.batch import capacity_for, round_slots
 from macejax.data.read import from_atoms
 from macejax.model.geometry import edge_vectors, without_low
-from macejax.simulate import Calculator
+from macejax.simulate import Calculator, run_many, run_on_device
 from macejax.simulate.prune import prune
 from tests.simulate.toy import CUTOFF, ELEMENTS, morse, toy_model
 
@@ -40,8 +41,8 @@ def test_edges_are_those_of_a_list_of_the_cutoff(dtype):
     for reach in (CUTOFF + 0.3, CUTOFF + 2.0):
         far = batch_of(systems, reach, dtype)
         assert far.edges["mask"].size > exact.edges["mask"].size
-        found, degree = pruned(far, CUTOFF, slots)
-        assert int(degree) == exact.edges["mask"].reshape(-1, slots).sum(axis=1).max()
+        found, degrees = pruned(far, CUTOFF, slots)
+        np.testing.assert_array_equal(degrees, exact.edges["mask"].reshape(-1, slots).sum(axis=1))
         for name, ours, theirs in (
             ("senders", found.senders, exact.senders),
             ("receivers", found.receivers, exact.receivers),
@@ -55,8 +56,8 @@ def test_edges_are_those_of_a_list_of_the_cutoff(dtype):
 
 def test_too_few_slots_are_told_and_all_indices_stay_within():
     far = batch_of([crystal()], CUTOFF + 1.0)
-    found, degree = pruned(far, CUTOFF, 8)
-    assert int(degree) > 8
+    found, degrees = pruned(far, CUTOFF, 8)
+    assert int(degrees.max()) > 8
     number = 8 * len(far.nodes["species"])
     assert 0 <= int(found.edges["reverse"].min()) <= int(found.edges["reverse"].max()) < number
 
@@ -107,3 +108,20 @@ def test_a_calculator_computes_with_the_edges_within_the_cutoff():
     np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-12, rtol=0)
     assert atoms.calc.num_rebuilds == 1 and atoms.calc.num_compilations == before + 1
     assert seen[-1] > seen[0]
+
+
+@pytest.mark.parametrize("run", [run_on_device, run_many])
+def test_engines_compute_with_the_edges_within_the_cutoff(run):
+    """Of a crystal, in no more slots than these need; of a molecule, in as many as it has other atoms."""
+    seen = []
+
+    def counting(params, vectors, graph):
+        seen.append(vectors.shape[1])
+        return morse(params, vectors, graph)
+
+    for atoms, most in ((crystal(), 60), (bulk("Cu", cubic=True) * 2, 60), (Atoms("Cu8", crystal().positions), 8)):
+        exact, far = (batch_of([atoms], reach).edges["mask"].size // (len(atoms) + 3) for reach in (CUTOFF, CUTOFF + 1.5))
+        assert exact < far or most == 8
+        run(toy_model(), atoms if run is run_on_device else [atoms], 2, site_energy=counting, skin=1.5)
+        assert exact <= max(seen) <= min(round_slots(1.1 * exact), most)
+        seen.clear()

@@ -12,6 +12,7 @@ import numpy as np
 
 from macejax.data.batch import Capacity, round_slots
 from macejax.data.inputs import Embedding
+from macejax.data.neighbors import most_neighbors
 from macejax.data.species import species_index
 from macejax.data.structure import DataError, Structure
 from macejax.model.model import Model
@@ -71,9 +72,16 @@ class Summary(NamedTuple):
     lists: int  # that were made
 
 
+class Widths(NamedTuple):
+    """Slots of an atom in batches, which never become fewer."""
+
+    slots: int = 0  # of all edges in the lists
+    near: int = 0  # of those within the cutoff
+
+
 OnFrame = Callable[[Job, Fields], None]
 OnEnd = Callable[[Job, str], None]
-Save = Callable[[Sequence[Job], int, bool], None]  # of all jobs, the slots of batches, and whether this is the end
+Save = Callable[[Sequence[Job], Widths, bool], None]  # of all jobs, and whether this is the end
 
 
 def engine_for(program: Program, models: Sequence[Model], dtype: str, chunk: tuple[int, int], batch_atoms: int) -> Engine:
@@ -89,7 +97,7 @@ def drive(
     on_end: OnEnd,
     stop: Stop | None = None,
     save: Save | None = None,
-    slots: int = 0,
+    widths: Widths = Widths(),  # noqa: B008  (immutable)
 ) -> Summary:
     """Run all jobs to their end.
 
@@ -100,7 +108,7 @@ def drive(
       on_end: called once for a job, its state being the last, with "" or a sentence that says why it was stopped.
       stop: asked before every chunk; a reason ends all jobs where they are, the last state of each being a frame unless it is saved.
       save: called after every chunk, when the run is stopped, and at its end.
-      slots: of batches, at least: as many as a run had that goes on.
+      widths: of batches, at least: those of a run that goes on.
 
     Raises:
       DataError: a structure is invalid, or has an element that the model does not know. Nothing has run then.
@@ -114,7 +122,7 @@ def drive(
     for job in fresh:
         _make_list(job, engine)
     program, before = engine.program, engine.program.compilations()
-    shapes = _Shapes([[job for job in jobs if job.lane == lane] for lane in range(program.lanes)], engine, slots)
+    shapes = _Shapes([[job for job in jobs if job.lane == lane] for lane in range(program.lanes)], engine, widths)
     for job in jobs:
         if job.stopped is not None:
             on_end(job, job.stopped)
@@ -125,7 +133,7 @@ def drive(
     while any(waiting) or any(running):
         if stop is not None and (reason := stop()):
             if save is not None:
-                save(jobs, shapes.slots, True)
+                save(jobs, shapes.widths, True)
             for job in (job for members in (*running, *waiting) for job in members):
                 if save is None:
                     _record_last(job, on_frame)
@@ -133,7 +141,7 @@ def drive(
             return Summary(program.compilations() - before, chunks, lists_made)
         for queue, members in zip(waiting, running, strict=True):
             _admit(queue, members, shapes.room)
-        made = _refresh(running, engine, end)
+        made = _refresh(running, engine, shapes.widths.near, end)
         lists_made += made
         if not any(running):
             continue
@@ -143,14 +151,15 @@ def drive(
         if made or now != seated:
             table, seated = jax.device_put(_lanes([gather_lists([job.listed for job in m], capacity, like.listed) for m in running])), now
         state = _lanes([pack([job.state for job in m], like.state, capacity.nodes, capacity.graphs) for m in running])
-        state, frames = jax.device_get(program.run(engine.params, table, state, np.int32(engine.block), engine.frames))
+        arrays = engine.params, table, state, np.int32(engine.block)
+        state, frames = jax.device_get(program.run(*arrays, frames=engine.frames, near_slots=shapes.widths.near))
         chunks += 1
         for lane, members in enumerate(running):
             running[lane] = _harvest(members, _lane(state, lane, engine), _lane(frames, lane, engine), on_frame, end)
         if save is not None:
-            save(jobs, shapes.slots, False)
+            save(jobs, shapes.widths, False)
     if save is not None:
-        save(jobs, shapes.slots, True)
+        save(jobs, shapes.widths, True)
     return Summary(program.compilations() - before, chunks, lists_made)
 
 
@@ -166,7 +175,8 @@ def list_of(job: Job, positions: np.ndarray, cell: np.ndarray, engine: Engine) -
     Raises:
       DataError: as `find`.
     """
-    return find(job.structure._replace(positions=positions, cell=cell), engine.elements, engine.cutoff + job.skin, engine.embeddings)
+    structure = job.structure._replace(positions=positions, cell=cell)
+    return find(structure, engine.elements, engine.cutoff, engine.cutoff + job.skin, engine.embeddings)
 
 
 def _admit(queue: deque[Job], members: list[Job], room: int) -> None:
@@ -175,9 +185,15 @@ def _admit(queue: deque[Job], members: list[Job], room: int) -> None:
         members.append(queue.popleft())
 
 
-def _refresh(running: list[list[Job]], engine: Engine, on_end: OnEnd) -> int:
-    """New lists for those that wait for one and, if there are such, for all that will soon. Returns how many."""
+def _refresh(running: list[list[Job]], engine: Engine, near_slots: int, on_end: OnEnd) -> int:
+    """New lists for those that wait for one and, if there are such, for all that will soon. Returns how many.
+
+    Who waits for more slots within the cutoff than there were, `near_slots`, may need no new list, and tries again.
+    """
     everyone = [job for members in running for job in members]
+    for job in everyone:
+        if job.state.globals["status"] == STALE and job.state.globals["near"] > near_slots:
+            job.state = job.state.update(status=np.int32(RUNNING))
     if not any(job.state.globals["status"] == STALE for job in everyone):
         return 0
     made = 0
@@ -244,7 +260,7 @@ def _reason(status: int, step: int) -> str:
 class _Shapes:
     """Static shapes of batches: few, because each is compiled."""
 
-    def __init__(self, lanes: Sequence[Sequence[Job]], engine: Engine, slots: int) -> None:
+    def __init__(self, lanes: Sequence[Sequence[Job]], engine: Engine, widths: Widths) -> None:
         sizes = [[job.size for job in jobs] for jobs in lanes]
         largest = max(size for lane in sizes for size in lane)
         self.room = min(max(sum(lane) for lane in sizes), max(engine.batch_atoms, largest))
@@ -252,19 +268,25 @@ class _Shapes:
         self.graphs = min(max(len(lane) for lane in sizes), max(self.room // smallest, 1))
         numbers = np.concatenate([job.structure.numbers for jobs in lanes for job in jobs])
         self.species = len(np.unique(species_index(numbers, engine.elements, "")))
-        self.slots = slots
+        self.widths = widths
 
     def fit(self, running: Sequence[Sequence[Job]]) -> Capacity:
         """The smallest shape on the ladder that holds every lane."""
-        degree = round_slots(max(job.listed.graph.max_degree for members in running for job in members))
-        if degree > self.slots:
-            self.slots = round_slots(degree * (GROWTH if self.slots else HEADROOM))
+        jobs = [job for members in running for job in members]
+        degree = max(job.listed.graph.max_degree for job in jobs)
+        near = max(max(job.listed.near, int(job.state.globals["near"])) for job in jobs)
+        if degree > self.widths.slots or near > self.widths.near or not all(self.widths):
+            # Where there has to be a compilation, both get room for more.
+            factor = GROWTH if any(self.widths) else HEADROOM
+            most = max(most_neighbors(job.structure.pbc, job.size) for job in jobs)
+            slots, near = (round_slots(min(each * factor, most)) for each in (degree, near))
+            self.widths = Widths(max(slots, self.widths.slots), max(near, self.widths.near))
         nodes = max(sum(job.size for job in members) for members in running)
         graphs = max(len(members) for members in running)
         room, seats = self.room, self.graphs
         while room // SHRINK >= max(nodes, SMALLEST) and -(-seats // SHRINK) >= graphs:
             room, seats = room // SHRINK, -(-seats // SHRINK)
-        return Capacity(room, self.slots, seats + 1, self.species)
+        return Capacity(room, self.widths.slots, seats + 1, self.species)
 
 
 def _lanes(parts: Sequence[Any]) -> Any:

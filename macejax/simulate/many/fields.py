@@ -22,7 +22,8 @@ class Fields(NamedTuple):
     Every simulation has `nodes`: positions [n, 3] (Angstrom), forces [n, 3] (eV/Angstrom, those of the model, constraints not applied) and
     free [n, 3] (bool, False for what a constraint holds). `globals`: cell [3, 3] (Angstrom), energy (eV, without E0s), strain_derivative
     [3, 3] (eV), step, total (the step to end with), every (steps from frame to frame), status, new (nothing has been evaluated yet),
-    used (part of the reach of the neighbour list that is used up) and has_volume.
+    used (part of the reach of the neighbour list that is used up), near (most neighbours within the cutoff when it was evaluated last, be
+    it that the step was taken or not) and has_volume.
     """
 
     nodes: dict[str, Any]
@@ -49,6 +50,7 @@ def start(
             "status": np.int32(RUNNING),
             "new": np.bool_(True),
             "used": np.float64(0),
+            "near": np.int32(0),
             "has_volume": np.bool_(has_volume),
             **of_system,
         },

@@ -10,7 +10,7 @@ import jraph
 import numpy as np
 
 from macejax.data.batch import Capacity, batch
-from macejax.data.graph import Graph, build_graph
+from macejax.data.graph import Graph, build_graph, degree_within
 from macejax.data.inputs import Embedding
 from macejax.data.neighbors import wrap
 from macejax.data.structure import Structure
@@ -25,6 +25,7 @@ class Listed(NamedTuple):
 
     graph: Graph  # its shifts belong to the positions as they are, wrapped or not
     reach: float  # Angstrom, cutoff and skin
+    near: int  # the most neighbours within the cutoff that an atom has
 
 
 class Lists(NamedTuple):
@@ -37,7 +38,7 @@ class Lists(NamedTuple):
     periodic: Any  # [G] bool, in all three directions; only then may the cell change
 
 
-def find(structure: Structure, elements: Sequence[int], reach: float, embeddings: Sequence[Embedding] = ()) -> Listed:
+def find(structure: Structure, elements: Sequence[int], cutoff: float, reach: float, embeddings: Sequence[Embedding] = ()) -> Listed:
     """All edges up to `reach` (Angstrom).
 
     Raises:
@@ -46,7 +47,7 @@ def find(structure: Structure, elements: Sequence[int], reach: float, embeddings
     graph = build_graph(structure, elements, reach, embeddings=embeddings)
     images = wrap(structure.positions, structure.cell, structure.pbc)[1]
     shift = graph.shift + images[graph.senders] - images[graph.receivers]
-    return Listed(graph._replace(positions=structure.positions, shift=shift), reach)
+    return Listed(graph._replace(positions=structure.positions, shift=shift), reach, degree_within(graph, cutoff))
 
 
 def gather_lists(listed: Sequence[Listed], capacity: Capacity, like: Listed | None = None) -> Lists:

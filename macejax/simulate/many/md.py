@@ -17,7 +17,7 @@ from macejax.simulate.checks import MANY_SEEDS, check_conditions, check_hottest,
 from macejax.simulate.constraints import free_of
 from macejax.simulate.ensemble import BAROSTAT_TIME, COMPRESSIBILITY, RELAXATION_TIME
 from macejax.simulate.inputs import structure_of
-from macejax.simulate.many.drive import Job, OnEnd, OnFrame, Summary, drive, engine_for
+from macejax.simulate.many.drive import Job, OnEnd, OnFrame, Summary, Widths, drive, engine_for
 from macejax.simulate.many.dynamics import Ensemble, rule
 from macejax.simulate.many.fields import Fields, start
 from macejax.simulate.many.program import Program, Recorded, make_advance, make_program
@@ -164,12 +164,12 @@ def run_many(
         of_run: dict[str, Any] = {"ensemble": ensemble, "free_shape": bool(free_shape), "dtype": policy.compute or policy.parameters}
         of_run |= {"every": plan.every, "skin": plan.skin, "batch_atoms": int(batch_atoms)}
         file = None if state_file is None else StateFile(state_file, save_every, conditions_of(models, jobs, settings, of_run), outputs)
-        slots = 0
+        widths = Widths()
         if restart:
-            slots = resume(file, jobs, engine, plan.steps)
+            widths = resume(file, jobs, engine, plan.steps)
             _limit(jobs, settings)
         save = None if file is None else Saver(file, jobs)
-        summary = drive(jobs, engine, on_frame, on_end, stop, save, slots)
+        summary = drive(jobs, engine, on_frame, on_end, stop, save, widths)
     return Runs(runs, summary)
 
 

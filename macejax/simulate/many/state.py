@@ -12,12 +12,12 @@ from macejax.config import ConfigError
 from macejax.data.structure import DataError
 from macejax.model.model import Model
 from macejax.simulate.checks import whole
-from macejax.simulate.many.drive import Engine, Job, list_of
+from macejax.simulate.many.drive import Engine, Job, Widths, list_of
 from macejax.simulate.many.fields import Fields
 from macejax.simulate.md import SimulationError
 from macejax.simulate.signed import DAMAGE, MANY, FilePath, damaged, digest_of, read_signed, unwritten, write_signed
 
-FORMAT = 1
+FORMAT = 2
 OF_ENSEMBLE = ("timestep", "temperature", "relaxation_time", "pressure", "barostat_time", "compressibility", "seed")
 OF_JOB = ("skin", "recorded", "listed_at", "stopped")
 Outputs = Callable[[], dict[str, int]]
@@ -50,7 +50,7 @@ class Saver:
         self._file = file
         self._saved = [_step(job) for job in jobs]
 
-    def __call__(self, jobs: Sequence[Job], slots: int, over: bool) -> None:
+    def __call__(self, jobs: Sequence[Job], widths: Widths, over: bool) -> None:
         """Save if it is time to, or the run is over.
 
         Raises:
@@ -65,7 +65,7 @@ class Saver:
                 "format": FORMAT,
                 "conditions": self._file.conditions,
                 "outputs": self._file.outputs(),
-                "slots": slots,
+                "widths": widths._asdict(),
                 "jobs": of_jobs,
             }
             write_signed(self._file.path, MANY, header, _arrays(jobs))
@@ -74,8 +74,8 @@ class Saver:
         self._saved = now
 
 
-def resume(file: StateFile, jobs: Sequence[Job], engine: Engine, steps: int) -> int:
-    """Put the jobs where they were when the file was written, a list of the same edges included, and return the slots of their batches.
+def resume(file: StateFile, jobs: Sequence[Job], engine: Engine, steps: int) -> Widths:
+    """Put the jobs where they were when the file was written, a list of the same edges included, and return the widths of their batches.
 
     Raises:
       FileNotFoundError: there is none. DataError: it is damaged, or of another run. ConfigError: a job is beyond `steps`.
@@ -90,7 +90,7 @@ def resume(file: StateFile, jobs: Sequence[Job], engine: Engine, steps: int) -> 
             state = Fields(nodes, {name: arrays[f"globals.{name}"][k] for name in job.state.globals})
             listed_from = arrays["listed.positions"][end - job.size : end], arrays["listed.cell"][k]
             states.append((state, listed_from, {name: header["jobs"][name][k] for name in OF_JOB}))
-        slots = int(header["slots"])
+        widths = Widths(**header["widths"])
     except DAMAGE as error:
         raise damaged(file.path, error) from error
     for job, (state, listed_from, about) in zip(jobs, states, strict=True):
@@ -104,7 +104,7 @@ def resume(file: StateFile, jobs: Sequence[Job], engine: Engine, steps: int) -> 
             job.stopped = None  # it came to its end, which is no longer the end
         if job.stopped is None:
             job.listed = list_of(job, *listed_from, engine)
-    return slots
+    return widths
 
 
 def conditions_of(
