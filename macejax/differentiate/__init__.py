@@ -7,11 +7,12 @@ from macejax.differentiate.implicit import conjugate_gradient, dense, refuse_uns
 from macejax.differentiate.rdf import radial_distribution, refuse_short
 from macejax.differentiate.reweight import Frames, make_frames, refuse_few, reweight, value_and_gradient
 from macejax.differentiate.sample import sampler
-from macejax.differentiate.trajectory import State, Trajectory, check, langevin, maxwell_boltzmann, nve, simulate, start
+from macejax.differentiate.trajectory import Near, State, Trajectory, check, langevin, maxwell_boltzmann, nve, simulate, start
 
 __all__ = [
     "DerivativeError",
     "Frames",
+    "Near",
     "State",
     "Trajectory",
     "atomic_masses",

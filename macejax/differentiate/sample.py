@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from macejax.data.batch import round_slots
-from macejax.data.graph import build_graph
+from macejax.data.graph import build_graph, degree_within
 from macejax.data.structure import LABELS, Structure
 from macejax.differentiate.graph import alone, atomic_masses
-from macejax.differentiate.trajectory import Trajectory, check, langevin, maxwell_boltzmann, simulate, start
+from macejax.differentiate.trajectory import Near, Trajectory, check, langevin, maxwell_boltzmann, simulate, start
 from macejax.potential import SiteEnergy
+from macejax.simulate.prune import prune
 
 # Labels of the start are not those of the frames.
 UNLABELLED: dict[str, Any] = {name: Structure._field_defaults[name] for name in (*LABELS, "weights")} | {"source": "a sampled frame"}
@@ -58,16 +60,16 @@ def sampler(
       the sampler. It raises DerivativeError where an atom leaves the skin, or a number is not finite.
     """
 
-    @jax.jit
-    def run(params: Any, graph: jraph.GraphsTuple, velocities: jax.Array, key: jax.Array) -> Trajectory:
+    @partial(jax.jit, static_argnames="near")
+    def run(params: Any, graph: jraph.GraphsTuple, velocities: jax.Array, key: jax.Array, near: Near) -> Trajectory:
         step = langevin(atomic_masses(graph, elements), graph.nodes["mask"], timestep, temperature, relaxation_time)
-        state = start(site_energy, params, graph, velocities)
-        return simulate(site_energy, params, graph, step, state, every, key=key, every=every)
+        state = start(site_energy, params, prune(graph, *near)[0], velocities)
+        return simulate(site_energy, params, graph, step, state, every, key=key, every=every, near=near)
 
-    slots = 0  # of the widest window so far
+    slots = near_slots = 0  # of the widest window so far, and within the cutoff
 
     def draw(params: Any, structure: Structure, frames: int, key: jax.Array) -> list[Structure]:
-        nonlocal slots
+        nonlocal slots, near_slots
         found = []
         velocities = None
         first, *keys = jax.random.split(key, frames + 1)
@@ -78,7 +80,13 @@ def sampler(
             graph = alone(found_edges, dtype, slots)
             if velocities is None:
                 velocities = maxwell_boltzmann(first, atomic_masses(graph, elements), graph.nodes["mask"], temperature)
-            last = check(run(params, graph, velocities, own), skin).last
+            need = degree_within(found_edges, cutoff)
+            while True:
+                near_slots = near_slots if need <= near_slots else round_slots(need * HEADROOM)
+                trajectory = run(params, graph, velocities, own, Near(cutoff, near_slots))
+                if (need := int(trajectory.crowd)) <= near_slots:
+                    break
+            last = check(trajectory, skin).last
             velocities = last.velocities
             positions = np.asarray(last.positions, np.float64)[: len(structure.numbers)]
             structure = structure._replace(positions=positions, **UNLABELLED)

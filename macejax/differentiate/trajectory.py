@@ -14,7 +14,9 @@ from macejax.differentiate.checkpoint import checkpointed_scan
 from macejax.differentiate.errors import DerivativeError
 from macejax.differentiate.graph import displacement, refuse_outside
 from macejax.potential import SiteEnergy, forces_at
+from macejax.potential.deform import place
 from macejax.simulate import splitting
+from macejax.simulate.prune import prune
 
 ACCELERATION = units.fs**2  # Angstrom/fs^2 of 1 eV/Angstrom on 1 u
 BOLTZMANN = units.kB  # eV/K
@@ -28,6 +30,13 @@ class State(NamedTuple):
     forces: jax.Array  # [N, 3] eV/Angstrom
 
 
+class Near(NamedTuple):
+    """The edges that a model needs, of those that a graph has."""
+
+    cutoff: float  # Angstrom
+    slots: int  # of an atom, a multiple of 4
+
+
 class Trajectory(NamedTuple):
     """What became of a simulation."""
 
@@ -35,6 +44,7 @@ class Trajectory(NamedTuple):
     observed: Any  # what `observe` gave, stacked [steps // every, ...]
     farthest: jax.Array  # [] Angstrom, the largest displacement of an atom since the edges were found, of all steps
     finite: jax.Array  # [] bool: all positions were, at all steps
+    crowd: jax.Array  # [] int32, the most neighbours within the cutoff of `near` that an atom had; 0 without it
 
 
 Forces = Callable[[jax.Array], jax.Array]  # positions -> forces, both [N, 3]
@@ -115,6 +125,7 @@ def simulate(
     observe: Callable[[State], Any] | None = None,
     every: int = 1,
     segment: int | None = None,
+    near: Near | None = None,
 ) -> Trajectory:
     """Take `steps` steps; differentiable by parameters, start, masses, temperature and timestep, in memory of order sqrt(steps).
 
@@ -131,6 +142,8 @@ def simulate(
       observe: a function of the state, called after every `every` steps. What it returns is kept, so let it be small.
       every: steps from one observation to the next.
       segment: observations between two checkpoints of the reverse pass; about the square root of their number where it is not given.
+      near: leave the edges beyond the cutoff out in every step: with a skin of 2 Angstrom they are most of all. Where an atom has more
+        neighbours than slots, nothing is finite from there on, and `crowd` says how many they were.
 
     Returns:
       Trajectory. Outside of jit, give it to `check`: a list of edges that ran out would else go unnoticed.
@@ -141,30 +154,41 @@ def simulate(
         raise ValueError("this step draws random numbers: give a key.")
     keys = jax.random.split(jax.random.key(0) if key is None else key, steps).reshape(steps // every, every)
 
-    def forces(positions: jax.Array) -> jax.Array:
-        return forces_at(site_energy, params, graph, positions)
+    def edges_at(positions: jax.Array) -> tuple[jraph.GraphsTuple, jax.Array]:
+        if near is None:
+            return graph, jnp.int32(0)
+        pruned, degrees = prune(place(graph, jax.lax.stop_gradient(positions)), *near)
+        return pruned, jnp.max(degrees)
 
-    def one(carry: tuple[State, jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[State, jax.Array, jax.Array], None]:
-        state, farthest, finite = carry
+    def forces(positions: jax.Array) -> jax.Array:
+        edges, degree = edges_at(positions)
+        found = forces_at(site_energy, params, edges, positions)
+        return found if near is None else jnp.where(degree > near.slots, jnp.nan, found)
+
+    def one(carry: tuple[State, Any], key: jax.Array) -> tuple[tuple[State, Any], None]:
+        state, (farthest, finite, crowd) = carry
         state = step(forces, state, key)
-        finite &= jnp.isfinite(state.positions).all()
-        return (state, jnp.maximum(farthest, displacement(graph, state.positions)), finite), None
+        moved = jnp.maximum(farthest, displacement(graph, state.positions))
+        return (state, (moved, finite & jnp.isfinite(state.positions).all(), jnp.maximum(crowd, edges_at(state.positions)[1]))), None
 
     def frame(carry: Any, keys: jax.Array) -> tuple[Any, Any]:
         carry, _ = one(carry, keys[0]) if every == 1 else jax.lax.scan(jax.checkpoint(one, prevent_cse=False), carry, keys)
         return carry, None if observe is None else observe(carry[0])
 
-    first = (state, jnp.zeros((), state.positions.dtype), jnp.isfinite(state.positions).all())
-    (last, farthest, finite), observed = checkpointed_scan(frame, first, keys, segment)
-    return Trajectory(last, observed, farthest, finite)
+    first = (state, (jnp.zeros((), state.positions.dtype), jnp.isfinite(state.positions).all(), edges_at(state.positions)[1]))
+    (last, watched), observed = checkpointed_scan(frame, first, keys, segment)
+    return Trajectory(last, observed, *watched)
 
 
-def check(trajectory: Trajectory, skin: float) -> Trajectory:
+def check(trajectory: Trajectory, skin: float, near: Near | None = None) -> Trajectory:
     """The trajectory itself, where nothing went wrong; for outside of jit.
 
     Raises:
-      DerivativeError: a position was not finite, or atoms moved by more than half of the skin (Angstrom) of the edges.
+      DerivativeError: a position was not finite, atoms moved by more than half of the skin (Angstrom) of the edges, or one of them had more
+        neighbours than `near`, with which the trajectory was made, has slots.
     """
+    if near is not None and int(trajectory.crowd) > near.slots:
+        raise DerivativeError(f"an atom had {int(trajectory.crowd)} neighbours, more than the {near.slots} slots of `near`: take more.")
     if not bool(trajectory.finite):
         raise DerivativeError("positions are not finite: take a shorter timestep, or look at the start and the parameters.")
     refuse_outside(trajectory.farthest, skin)

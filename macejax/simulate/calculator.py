@@ -298,7 +298,7 @@ class Calculator(AseCalculator):
             slots = near_slots(kept, self._near_slots.get(kept.capacity, 0), need)
             pruned, degrees = _prune(moved, self.model.config.cutoff, slots)
             self._near_slots[kept.capacity] = slots
-            if (need := int(degrees.max())) <= slots:
+            if (need := int(np.asarray(degrees).max())) <= slots:
                 return pruned
 
     def _x64(self) -> AbstractContextManager:

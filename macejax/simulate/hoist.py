@@ -8,7 +8,6 @@ and forces of few atoms need, and take about as long as any other.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -70,25 +69,29 @@ def _inlined(closed: ClosedJaxpr, *arguments: jax.Array) -> list[jax.Array]:
 def _split(jaxpr: Jaxpr, fixed: int) -> tuple[list[JaxprEqn], list[JaxprEqn]]:
     """Equations that follow from the constants and the first `fixed` inputs, and the others.
 
-    What is larger than all that it is made of, an array repeated or counted up, is made where it is needed, which may be in both places: to
-    read it would cost more.
+    What is made of repeated values and numbers alone, zeros for every edge, say, is made where it is needed, which may be in both places:
+    to keep it would take memory, and to read it time.
     """
     known = {*jaxpr.constvars, *jaxpr.invars[:fixed]}
+    repeated: set[Var] = set()
     follows, within = [], []
     for equation in jaxpr.eqns:
-        if not equation.effects and known.issuperset(_variables(equation.invars)):
-            known.update(equation.outvars)
-            follows.append(equation)
-        else:
+        inputs = _variables(equation.invars)
+        if equation.effects or not known.issuperset(inputs):
             within.append(equation)
+            continue
+        known.update(equation.outvars)
+        follows.append(equation)
+        if equation.primitive is primitives.broadcast_in_dim_p or all(v in repeated or not v.aval.shape for v in inputs):
+            repeated.update(equation.outvars)
     needed, needed_before = _used(within, jaxpr), set[Var]()
     before, again = [], []
     for equation in reversed(follows):
-        repeated = _size(equation.outvars) > _size(equation.invars) and not needed.isdisjoint(equation.outvars)
-        if repeated:
+        in_loop = not needed.isdisjoint(equation.outvars) and not repeated.isdisjoint(equation.outvars)
+        if in_loop:
             again.append(equation)
             needed.update(_variables(equation.invars))
-        if not repeated or not needed_before.isdisjoint(equation.outvars):
+        if not in_loop or not needed_before.isdisjoint(equation.outvars):
             before.append(equation)
             needed_before.update(_variables(equation.invars))
     return before[::-1], again[::-1] + within
@@ -101,7 +104,3 @@ def _used(equations: list[JaxprEqn], jaxpr: Jaxpr) -> set[Var]:
 
 def _variables(atoms: Iterable[Any]) -> list[Var]:
     return [v for v in atoms if not isinstance(v, Literal)]
-
-
-def _size(atoms: Iterable[Any]) -> int:
-    return sum(math.prod(v.aval.shape) for v in atoms)

@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms, units
 
 from macejax.data.read import from_atoms
+from macejax.differentiate import sample
 from macejax.differentiate.errors import DerivativeError
 from macejax.differentiate.graph import window
 from macejax.differentiate.rdf import radial_distribution, refuse_short
@@ -17,6 +18,7 @@ from macejax.differentiate.sample import sampler
 from macejax.potential import place
 from macejax.simulate import Calculator
 from tests.differentiate.small import assert_gradient, copper, mace, toy
+from tests.simulate.toy import LATTICE
 
 TEMPERATURE = 600.0
 
@@ -122,6 +124,26 @@ def test_labels_of_the_start_are_not_those_of_sampled_frames():
     (frame,) = draw(model.params, start, 1, jax.random.key(0))
     assert np.isnan(frame.energy) and frame.weights == {} and all(getattr(frame, name) is None for name in labels if name[0] not in "ew")
     assert (frame.total_charge, frame.weight) == (1.0, 2.0)
+
+
+def test_slots_of_a_sampler_grow_and_change_no_frame(monkeypatch):
+    site_energy, model = toy()
+    seen, frames = [], []
+
+    def counting(params, vectors, graph):
+        seen.append(vectors.shape[1])
+        return site_energy(params, vectors, graph)
+
+    for headroom in (2.0, 1.0):
+        monkeypatch.setattr(sample, "HEADROOM", headroom)
+        seen.clear()
+        elements, cutoff = model.config.elements, model.config.cutoff
+        draw = sampler(counting, elements, cutoff, temperature=TEMPERATURE, timestep=4.0, every=5)
+        # The third shell is a little beyond the cutoff, and comes in.
+        frames.append(draw(model.params, from_atoms(copper(a=1.02 * LATTICE, rattle=0)), 4, jax.random.key(0)))
+    for one, other in zip(*frames, strict=True):
+        np.testing.assert_allclose(one.positions, other.positions, atol=1e-9, rtol=0)
+    assert len(set(seen)) > 1
 
 
 @pytest.mark.slow

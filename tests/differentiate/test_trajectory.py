@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from macejax.data.graph import build_graph
 from macejax.differentiate.checkpoint import checkpointed_scan
 from macejax.differentiate.errors import DerivativeError
 from macejax.differentiate.graph import atomic_masses, window
-from macejax.differentiate.trajectory import check, kinetic_energy, langevin, maxwell_boltzmann, nve, simulate, start
+from macejax.differentiate.trajectory import Near, check, kinetic_energy, langevin, maxwell_boltzmann, nve, simulate, start
 from macejax.simulate import Calculator
 from tests.differentiate.small import along, assert_gradient, copper, copper_structure, mace, toy
 from tests.marks import rest_is_thorough
@@ -47,6 +49,31 @@ def test_nve_is_velocity_verlet():
     np.testing.assert_allclose(end.last.positions - graph.nodes["positions"], atoms.positions - first, atol=1e-11)
     np.testing.assert_allclose(kinetic_energy(end.last, masses), atoms.get_kinetic_energy(), rtol=1e-9)
     assert np.abs(atoms.positions - first).max() > 0.05
+
+
+@pytest.mark.parametrize("potential", rest_is_thorough([toy, mace], [toy]))
+def test_edges_beyond_the_cutoff_are_left_out_and_nothing_changes(potential):
+    """Positions and gradient by parameters; in rows that are too short an atom is noticed, and nothing is finite."""
+    site_energy, model = potential()
+    graph, masses, velocities = prepared(model, skin=2.0)
+
+    def end(params, near):
+        return run(site_energy, params, graph, nve(masses, 2.0), velocities, 6, near=near)
+
+    def loss(params, near):
+        return jnp.sum(along(graph.nodes["positions"], 5) * end(params, near).last.positions)
+
+    near = Near(model.config.cutoff, graph.edges["mask"].size // len(masses) - 4)
+    params = jax.tree.map(jnp.asarray, model.params)
+    (all_edges, pruned), (one, other) = ([jax.jit(f, static_argnums=1)(params, n) for n in (None, near)] for f in (end, jax.grad(loss)))
+    np.testing.assert_allclose(pruned.last.positions, all_edges.last.positions, atol=SAME, rtol=0)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=SAME), other, one)
+    assert all_edges.crowd == 0 < check(pruned, 2.0, near).crowd < near.slots
+    few = near._replace(slots=4)
+    short = jax.jit(end, static_argnums=1)(params, few)
+    assert not short.finite and short.crowd > 4
+    with pytest.raises(DerivativeError, match="more than the 4 slots of `near`"):
+        check(short, 2.0, few)
 
 
 def test_langevin_reaches_its_temperature():

@@ -18,6 +18,7 @@ from macejax.simulate.list_shape import allocate, shape_for
 from macejax.simulate.program import advance
 from macejax.simulate.system import Evaluation, species_of
 
+CALLED: list[int] = []
 OF_WEIGHTS = {"dot_general", "concatenate"}  # what folds weights and makes maps for the elements present
 
 
@@ -51,11 +52,17 @@ def not_of_x(fixed, x):
     return {"fixed": fixed["m"] @ fixed["m"], "same": fixed["v"], "constant": 2.0, "tall": jnp.broadcast_to(fixed["v"], (4, 3))}, None
 
 
+def told(fixed, x):
+    """An effect happens in every call."""
+    jax.debug.callback(lambda: CALLED.append(1))
+    return x + fixed["v"]
+
+
 def counted(fixed, x):
     return x * jnp.arange(3.0) + jnp.where(jnp.arange(3) > 1, fixed["v"], 0)
 
 
-@pytest.mark.parametrize("function", [repeated_in_both, calls, loop, not_of_x, counted])
+@pytest.mark.parametrize("function", [repeated_in_both, calls, loop, not_of_x, counted, told])
 def test_values_are_those_without(function):
     fixed = {"v": jnp.array([1.0, -2.0, 0.5]), "m": jnp.linspace(-1, 1, 9).reshape(3, 3)}
     for x in (jnp.array([0.3, 0.1, -0.7]), jnp.array([4.0, 5.0, 6.0])):
@@ -63,6 +70,9 @@ def test_values_are_those_without(function):
         found = jax.jit(lambda fixed, x, function=function: hoist(function, fixed, jnp.zeros(3))(x))(fixed, x)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
         assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.effects_barrier()
+    assert len(CALLED) == (4 if function is told else 0)
+    CALLED.clear()
 
 
 def following(jaxpr, known: set) -> list:
@@ -76,7 +86,7 @@ def following(jaxpr, known: set) -> list:
 
 
 def test_a_step_of_a_model_does_not_fold_its_weights_again():
-    atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+    atoms = bulk("Cu", cubic=True) * (3, 1, 1)
     atoms.numbers[::2] = 8
     config = ModelConfig(elements=(8, 29), e0s=(0.0, 0.0), cutoff=3.0, hidden_irreps="4x0e + 4x1o", l_max=2, correlation=3)
     model, species = init_model(config, jax.random.key(0)), species_of(atoms.numbers, config.elements)
@@ -97,3 +107,5 @@ def test_a_step_of_a_model_does_not_fold_its_weights_again():
     constants = while_loop.invars[while_loop.params["cond_nconsts"] :][: while_loop.params["body_nconsts"]]
     inside = {v for v, given in zip(body.invars, constants, strict=False) if isinstance(given, Literal) or given in known}
     assert not OF_WEIGHTS & {equation.primitive.name for equation in following(body, inside)}
+    of_edges = (number, rows.shape.near_slots)
+    assert not [v for v in constants if v in known and v.aval.ndim > 2 and v.aval.shape[:2] == of_edges]  # zeros of edges are no weights
