@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jraph
 
 from macejax.model.geometry import edge_vectors, rows
+from macejax.simulate.bisect import bisect_rows
 
 
 def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int) -> tuple[jraph.GraphsTuple, jax.Array]:
@@ -34,8 +35,7 @@ def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int) -> tuple[jraph.Gr
     rank = jnp.cumsum(near, axis=1, dtype=jnp.int32)
     degrees = rank[:, -1]
     place, own = jnp.arange(slots, dtype=jnp.int32), jnp.arange(number, dtype=jnp.int32)[:, None]
-    old = jnp.sum(rank[:, None, :] <= place[:, None], axis=-1, dtype=jnp.int32)  # slot of the edge of each rank
-    old = own * width + jnp.minimum(old, width - 1)
+    old = own * width + jnp.minimum(bisect_rows(rank, own, place + 1), width - 1)
     real = place < degrees[:, None]
     back = graph.edges["reverse"][old]
     there = back // width * slots + jnp.minimum(rank.ravel()[back], slots) - 1

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from macejax.simulate.bisect import bisect_rows
 from macejax.simulate.lattice import Pbc, complete_cell, heights, needed_reach
 from macejax.simulate.matrices import inverse
 
@@ -204,14 +205,8 @@ def _decode(shape: ListShape, codes: jax.Array, images: jax.Array) -> tuple[jax.
     senders = jnp.where(real, codes // most, own)
     code = codes % most
     mirrored = own * most + (most - 1 - code)
-    low, high = jnp.zeros_like(codes), jnp.full_like(codes, slots)
-    flat = codes.ravel()
-    for _ in range(slots.bit_length()):
-        between = (low + high) // 2
-        below = (flat[senders * slots + jnp.minimum(between, slots - 1)] < mirrored) & (low < high)
-        low, high = jnp.where(below, between + 1, low), jnp.where(below, high, between)
-    reverse = senders * slots + jnp.minimum(low, slots - 1)
-    mask = real & (flat[reverse] == mirrored)
+    reverse = senders * slots + jnp.minimum(bisect_rows(codes, senders, mirrored), slots - 1)
+    mask = real & (codes.ravel()[reverse] == mirrored)
     senders = jnp.where(mask, senders, own)
     shift = code[..., None] // _strides(span) % span - middle + images[senders] - images[:, None]
     reverse = jnp.where(mask, reverse, own * slots + jnp.arange(slots, dtype=jnp.int32))
