@@ -66,7 +66,7 @@ def sampler(
         state = start(site_energy, params, prune(graph, *near)[0], velocities)
         return simulate(site_energy, params, graph, step, state, every, key=key, every=every, near=near)
 
-    slots = near_slots = 0  # of the widest window so far, and within the cutoff
+    slots = near_slots = round_slots(0)  # of the widest window so far, and within the cutoff
 
     def draw(params: Any, structure: Structure, frames: int, key: jax.Array) -> list[Structure]:
         nonlocal slots, near_slots

@@ -43,7 +43,7 @@ class Trajectory(NamedTuple):
     last: State
     observed: Any  # what `observe` gave, stacked [steps // every, ...]
     farthest: jax.Array  # [] Angstrom, the largest displacement of an atom since the edges were found, of all steps
-    finite: jax.Array  # [] bool: all positions were, at all steps
+    finite: jax.Array  # [] bool: all positions were, at all steps, and no atom had more neighbours than `near` has slots
     crowd: jax.Array  # [] int32, the most neighbours within the cutoff of `near` that an atom had; 0 without it
 
 
@@ -168,8 +168,11 @@ def simulate(
     def one(carry: tuple[State, Any], key: jax.Array) -> tuple[tuple[State, Any], None]:
         state, (farthest, finite, crowd) = carry
         state = step(forces, state, key)
-        moved = jnp.maximum(farthest, displacement(graph, state.positions))
-        return (state, (moved, finite & jnp.isfinite(state.positions).all(), jnp.maximum(crowd, edges_at(state.positions)[1]))), None
+        crowd = jnp.maximum(crowd, edges_at(state.positions)[1])
+        finite &= jnp.isfinite(state.positions).all()
+        if near is not None:
+            finite &= crowd <= near.slots  # the forces of the last step are not among the positions
+        return (state, (jnp.maximum(farthest, displacement(graph, state.positions)), finite, crowd)), None
 
     def frame(carry: Any, keys: jax.Array) -> tuple[Any, Any]:
         carry, _ = one(carry, keys[0]) if every == 1 else jax.lax.scan(jax.checkpoint(one, prevent_cse=False), carry, keys)

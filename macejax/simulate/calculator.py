@@ -33,11 +33,9 @@ from macejax.simulate.checks import check_skin, loaded
 from macejax.simulate.dielectric import derivative_results, moment_results, properties_of
 from macejax.simulate.inputs import INFO_KEYS, structure_of
 from macejax.simulate.policy import policy_of
-from macejax.simulate.prune import prune
-from macejax.simulate.verlet import VerletList, lasts, make_list, move, near_slots, same_inputs
+from macejax.simulate.verlet import VerletList, lasts, make_list, move, same_inputs, within
 
 MOST_NAMED = 10  # atoms, in one sentence
-_prune = jax.jit(prune, static_argnums=(1, 2))
 _OF_ONE_PROCESS = ("_evaluate", "_hessian", "_derivatives", "_features", "_params", "_list", "_capacities", "_near_slots")
 
 
@@ -291,15 +289,7 @@ class Calculator(AseCalculator):
         moved = move(kept, structure)
         if self.precision.geometry != "float64":
             moved = without_low(moved)
-        if self.skin == 0:
-            return moved
-        need = kept.near
-        while True:
-            slots = near_slots(kept, self._near_slots.get(kept.capacity, 0), need)
-            pruned, degrees = _prune(moved, self.model.config.cutoff, slots)
-            self._near_slots[kept.capacity] = slots
-            if (need := int(np.asarray(degrees).max())) <= slots:
-                return pruned
+        return moved if self.skin == 0 else within(kept, moved, self.model.config.cutoff, self._near_slots)
 
     def _x64(self) -> AbstractContextManager:
         return jax.enable_x64(self.dtype == np.float64)

@@ -17,10 +17,13 @@ from macejax.data.graph import build_graph, degree_within
 from macejax.data.neighbors import most_neighbors, wrap
 from macejax.data.structure import Structure, volume
 from macejax.simulate.lattice import needed_reach
+from macejax.simulate.prune import prune
 
 HEADROOM = 1.1  # of neighbour slots in the first batch: degrees fluctuate, and a compilation costs more than the slots
 GROWTH = 1.25  # of what was too small: the number of compilations grows as the logarithm of the size
 LARGEST_WASTE = 2.0  # times the slots needed; a smaller structure gets a batch of its own
+
+_prune = jax.jit(prune, static_argnums=(1, 2))
 
 
 class VerletList(NamedTuple):
@@ -107,10 +110,21 @@ def choose(capacities: Sequence[Capacity], need: Capacity) -> Capacity:
     return need._replace(nodes=nodes, slots=round_slots(need.slots * (GROWTH if same_size else HEADROOM)))
 
 
-def near_slots(kept: VerletList, slots: int, need: int) -> int:
-    """Slots of edges within the cutoff for a degree `need`, where a batch of this capacity has had so many; 0 at first."""
+def within(kept: VerletList, moved: jraph.GraphsTuple, cutoff: float, widths: dict[Capacity, int]) -> jraph.GraphsTuple:
+    """The moved batch with its edges up to the cutoff (Angstrom) alone.
+
+    Args:
+      widths: slots of these edges in batches of each capacity, which grow here where they are too few.
+    """
+    need, slots = kept.near, widths.get(kept.capacity, 0)
     most = most_neighbors(kept.structure.pbc, len(kept.species))
-    return slots if 0 < slots >= need else min(round_slots(min(need * (GROWTH if slots else HEADROOM), most)), kept.capacity.slots)
+    while True:
+        if need > slots or not slots:
+            slots = min(round_slots(min(need * (GROWTH if slots else HEADROOM), most)), kept.capacity.slots)
+        widths[kept.capacity] = slots
+        pruned, degrees = _prune(moved, cutoff, slots)
+        if (need := int(np.asarray(degrees).max())) <= slots:
+            return pruned
 
 
 def _periodic_cell(structure: Structure) -> np.ndarray:
