@@ -146,6 +146,13 @@ def test_slots_of_a_sampler_grow_and_change_no_frame(monkeypatch):
     assert len(set(seen)) > 1
 
 
+def test_a_lone_atom_is_sampled():
+    site_energy, model = toy()
+    draw = sampler(site_energy, model.config.elements, model.config.cutoff, temperature=TEMPERATURE, timestep=1.0, every=2)
+    (frame,) = draw(model.params, from_atoms(Atoms("Cu", [[0.0, 0.0, 0.0]])), 1, jax.random.key(0))
+    assert np.isfinite(frame.positions).all()
+
+
 @pytest.mark.slow
 def test_sampler_draws_from_the_canonical_ensemble():
     """Of two atoms on a stiff spring: the bond fluctuates by kT / k, and its mean energy is kT / 2 above the minimum."""

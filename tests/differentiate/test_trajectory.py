@@ -74,6 +74,9 @@ def test_edges_beyond_the_cutoff_are_left_out_and_nothing_changes(potential):
     assert not short.finite and short.crowd > 4
     with pytest.raises(DerivativeError, match="more than the 4 slots of `near`"):
         check(short, 2.0, few)
+    # The forces of a last step make no positions, which are finite here.
+    once = jax.jit(lambda: run(site_energy, params, graph, nve(masses, 2.0), velocities, 1, near=few))()
+    assert np.isfinite(once.last.positions).all() and not once.finite
 
 
 def test_langevin_reaches_its_temperature():
