@@ -17,6 +17,10 @@ def command(
         Files, typer.Option("--valid", help="Validation file. Without one, a part of the training set validates. (data.valid)")
     ] = None,
     test: Annotated[Files, typer.Option("--test", help="Test file, evaluated at the end. (data.test)")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Fine-tune: model file, or name of a published model, to start from. (start.model)"),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run, its folder and its model file. (run.name)")] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of epochs. (run.epochs)")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Structures per step, over all devices. (data.batch_size)")] = None,
@@ -48,6 +52,7 @@ def command(
         "data.train": train,
         "data.valid": valid,
         "data.test": test,
+        "start.model": start,
         "run.name": name,
         "run.epochs": epochs,
         "data.batch_size": batch_size,

@@ -12,9 +12,11 @@ from macejax.config.model import ModelSection, atomic_number
 from macejax.config.optimize import LossConfig, OptimizerConfig, changed, require_terms
 from macejax.config.precision import Precision, PrecisionName
 from macejax.config.section import ConfigError, Section
+from macejax.config.start import OF_START, StartConfig, require_kept
 from macejax.data.labels import Keys
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
+E0sName = Literal["isolated", "average", "foundation", "estimated"]
 
 
 class KeysConfig(Section):
@@ -74,10 +76,11 @@ class DataConfig(Section):
     )
     test: tuple[str, ...] | None = Field(None, description="Test files, evaluated once, at the end.")
     keys: KeysConfig = Field(KeysConfig(), description="Names of the labels in the files.")
-    e0s: Literal["isolated", "average"] | dict[str, float] | dict[str, Literal["isolated", "average"] | dict[str, float]] = Field(
+    e0s: E0sName | dict[str, float] | dict[str, E0sName | dict[str, float]] = Field(
         "isolated",
         description="Energies of the isolated atoms: isolated (frames with config_type=IsolatedAtom), average (least squares over the "
-        "training set), or a table such as {H: -13.6, O: -2041.8} (eV). For several heads also {head: one of these, ...}.",
+        "training set), or a table such as {H: -13.6, O: -2041.8} (eV); with start.model also foundation (those of that model) and "
+        "estimated (the same, moved by what its energies are wrong by, least squares). For several heads also {head: one of these, ...}.",
     )
     keep_isolated_atoms: bool = Field(False, description="Train on the IsolatedAtom frames too.")
     config_type_weights: dict[str, float] = Field(
@@ -141,8 +144,13 @@ class DataConfig(Section):
         if strange := [head for head in by_head if head not in heads]:
             raise ConfigError(f"data.e0s names {strange[0]!r}, which is no head of the run ({', '.join(heads)}): leave it out.")
 
+    def e0s_names(self) -> list[str]:
+        """The ways in which energies of isolated atoms are found, tables apart."""
+        ways = self.e0s.values() if isinstance(self.e0s, dict) else [self.e0s]
+        return [way for way in ways if isinstance(way, str)]
+
     def e0s_of(self, head: str) -> str | dict[str, float]:
-        """`e0s` of one head: isolated, average or a table.
+        """`e0s` of one head: the name of a way, or a table.
 
         Raises:
           ConfigError: e0s are given by head, but not for this one.
@@ -220,10 +228,19 @@ class TrainConfig(Section):
 
     run: RunConfig = Field(RunConfig(), description="Length of the run, numbers, files.")
     data: DataConfig = Field(description="Structures, labels, batches.")
+    start: StartConfig = Field(StartConfig(), description="Fine-tuning: the model to start from.")
     model: ModelSection = Field(ModelSection(), description="Architecture.")
     loss: LossConfig = Field(LossConfig(), description="Loss of the first stage.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="Optimizer; the second stage has its own learning rate.")
     stage_two: StageTwoConfig = Field(StageTwoConfig(), description="Second stage.")
+
+    @model_validator(mode="after")
+    def _one_model(self) -> TrainConfig:
+        if self.start.model is not None:
+            require_kept(self.model)
+        elif needed := [name for name in self.data.e0s_names() if name in OF_START]:
+            raise ValueError(f"data.e0s is {needed[0]}, which needs the energies of a model to start from: name one in start.model.")
+        return self
 
     @model_validator(mode="after")
     def _stage_two_begins_in_time(self) -> TrainConfig:

@@ -82,16 +82,30 @@ def e0s_average(structures: Sequence[Structure], elements: Sequence[int]) -> dic
     labelled = [structure for structure in structures if not math.isnan(structure.energy)]
     if not labelled:
         raise DataError("E0s cannot be fitted: no structure has an energy.")
-    composition = np.array([_counts(structure, elements) for structure in labelled], np.float64)
-    energy = np.array([structure.energy for structure in labelled])
-    solution, _, rank, _ = np.linalg.lstsq(composition, energy, rcond=None)
+    return solve_e0s(compositions(labelled, elements), np.array([structure.energy for structure in labelled]), elements)
+
+
+def solve_e0s(composition: np.ndarray, energies: np.ndarray, elements: Sequence[int]) -> dict[int, float]:
+    """Atomic number -> energy (eV) by least squares, of least norm where the compositions do not determine it, with a warning.
+
+    Args:
+      composition: [structures, elements], number of atoms.
+      energies: [structures] (eV).
+      elements: atomic numbers.
+    """
+    solution, _, rank, _ = np.linalg.lstsq(composition, energies, rcond=None)
     if rank < len(elements):
         warnings.warn(
-            f"E0s by least squares: the {len(labelled)} compositions determine only {rank} of the {len(elements)} energies of "
+            f"E0s by least squares: the {len(energies)} compositions determine only {rank} of the {len(elements)} energies of "
             f"{names(elements)}; the model will be wrong on other compositions. Give E0s of isolated atoms.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return dict(zip(elements, solution.tolist(), strict=True))
+
+
+def compositions(structures: Sequence[Structure], elements: Sequence[int]) -> np.ndarray:
+    """Number of atoms [structures, elements] of each element in each structure."""
+    return np.array([_counts(structure, elements) for structure in structures], np.float64).reshape(len(structures), len(elements))
 
 
 def e0_list(e0s: Mapping[int, float], elements: Sequence[int]) -> list[float]:

@@ -32,7 +32,7 @@ def select_head(model: Model, head: str | None) -> Model:
     heads = model.config.heads
     if head is None and len(heads) > 1:
         raise ValueError(f"the model has the heads {', '.join(heads)}: say which one.")
-    return _with_heads(model, [_place(model, head)] if head is not None else [0])
+    return take_heads(model, {name: name for name in ([head] if head is not None else heads)})
 
 
 def remove_head(model: Model, head: str) -> Model:
@@ -44,7 +44,34 @@ def remove_head(model: Model, head: str) -> Model:
     gone = _place(model, head)
     if len(model.config.heads) == 1:
         raise ValueError(f"{head!r} is the only head of the model.")
-    return _with_heads(model, [place for place in range(len(model.config.heads)) if place != gone])
+    return take_heads(model, {name: name for place, name in enumerate(model.config.heads) if place != gone})
+
+
+def take_heads(model: Model, sources: Mapping[str, str]) -> Model:
+    """The model with these heads, each a copy of one that it has.
+
+    Args:
+      model: with one head or more.
+      sources: name of each head -> name of the head of `model` whose readouts, E0s, scale and shift it has.
+
+    Raises:
+      ValueError: a source is no head of the model, or it is a model of moments, which has one head, and several are wanted.
+    """
+    config = model.config
+    if list(sources.items()) == [(head, head) for head in config.heads]:
+        return model
+    places = [_place(model, source) for source in sources.values()]
+
+    def pick(values: Sequence[Any]) -> Any:
+        picked = tuple(values[place] for place in places)
+        return picked if len(picked) > 1 else picked[0]
+
+    fields = {"heads": tuple(sources), "e0s": pick(config.e0_table), "scale": pick(config.scales), "shift": pick(config.shifts)}
+    tree = dict(model.params["params"])
+    for name, readout in tree.items():
+        if name.startswith("readout_") or name == "embedding_readout":
+            tree[name] = _pick_readout(config, readout, places)
+    return Model(_replaced(config, **fields), {"params": tree})
 
 
 def add_head(
@@ -79,7 +106,7 @@ def add_head(
         raise ValueError(f"the model has a head {head!r} already.")
     check_head_names((head,))
     source = len(config.heads) - 1 if like is None else _place(model, like)
-    wider = _with_heads(model, [*range(len(config.heads)), source], new_name=head)
+    wider = take_heads(model, {**{name: name for name in config.heads}, head: config.heads[source]})
     rows, scales, shifts = list(wider.config.e0_table), list(wider.config.scales), list(wider.config.shifts)
     if e0s is not None:
         rows[-1] = _e0_row(config, rows[-1], e0s)
@@ -118,27 +145,6 @@ def select_elements(model: Model, elements: Iterable[int | str]) -> Model:
     rows = tuple(tuple(row[place] for place in places) for row in config.e0_table)
     params = jax.tree_util.tree_map_with_path(cut, model.params)
     return Model(_replaced(config, elements=tuple(wanted), e0s=rows if len(rows) > 1 else rows[0]), params)
-
-
-def _with_heads(model: Model, places: Sequence[int], new_name: str | None = None) -> Model:
-    """The model with its heads at these places, which may come twice; then the last one is new and has a new name."""
-    config = model.config
-    if list(places) == list(range(len(config.heads))):
-        return model
-    chosen = [config.heads[place] for place in places]
-    if new_name is not None:
-        chosen[-1] = new_name
-
-    def pick(values: Sequence[Any]) -> Any:
-        picked = tuple(values[place] for place in places)
-        return picked if len(picked) > 1 else picked[0]
-
-    fields = {"heads": tuple(chosen), "e0s": pick(config.e0_table), "scale": pick(config.scales), "shift": pick(config.shifts)}
-    tree = dict(model.params["params"])
-    for name, readout in tree.items():
-        if name.startswith("readout_") or name == "embedding_readout":
-            tree[name] = _pick_readout(config, readout, list(places))
-    return Model(_replaced(config, **fields), {"params": tree})
 
 
 def _pick_readout(config: ModelConfig, readout: Mapping[str, Any], places: list[int]) -> dict[str, Any]:

@@ -22,16 +22,19 @@ from macejax.train.log import Log, read_metrics
 from macejax.train.metrics import ALL
 from macejax.train.prepare import Prepared
 from macejax.train.report import Content, write_report
+from macejax.train.start import Start, describe_start
 from macejax.train.state import TrainState, eval_params
 from macejax.train.table import Table, error_table, plain
 from macejax.train.validate import Validation, group_sizes, parity, validate
 
 
-def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainState, stage: Any, loader: Loader, log: Log) -> Path:
+def finish(
+    config: TrainConfig, start: Start | None, folder: Path, prepared: Prepared, state: TrainState, stage: Any, loader: Loader, log: Log
+) -> Path:
     """Test the best weights, print the table, write model file and report.
 
     Args:
-      config, folder, prepared, loader, log: of the run.
+      config, start, folder, prepared, loader, log: of the run.
       state: its last state.
       stage: loss and eval_step of its last stage.
 
@@ -58,9 +61,9 @@ def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainSt
         {name: result.errors for name, result in results.items()}, {name: group_sizes(s) for name, s in prepared.structures.items()}
     )
     path = folder / f"{config.run.name}.mace"
-    _export(config, prepared, best, path, results)
+    _export(config, start, prepared, best, path, results)
     log.say(f"\nerrors of the weights after epoch {int(best.epoch)}, the best in validation:\n{plain(table)}\n")
-    content = _content(config, folder, prepared, state, best, loader, results, table)
+    content = _content(config, start, folder, prepared, state, best, loader, results, table)
     write_report(folder / "report.html", content)
     log.say(f"compilations: {content.facts['compilations']}")
     log.say(f"model:  {path}\nreport: {folder / 'report.html'}")
@@ -68,7 +71,13 @@ def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainSt
 
 
 def export_best(
-    config: TrainConfig, folder: Path, prepared: Prepared, template: TrainState, path: Path, warn: Callable[[str], None]
+    config: TrainConfig,
+    start: Start | None,
+    prepared: Prepared,
+    template: TrainState,
+    folder: Path,
+    path: Path,
+    warn: Callable[[str], None],
 ) -> None:
     """Write the best weights so far as a model file; where no validation was finite, warn and write none."""
     try:
@@ -76,7 +85,7 @@ def export_best(
     except FileNotFoundError as error:
         warn(str(error))
         return
-    _export(config, prepared, best, path, {})
+    _export(config, start, prepared, best, path, {})
 
 
 def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> TrainState:
@@ -91,12 +100,15 @@ def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> Tr
         ) from None
 
 
-def _export(config: TrainConfig, prepared: Prepared, best: TrainState, path: Path, results: dict[str, Validation]) -> None:
+def _export(
+    config: TrainConfig, start: Start | None, prepared: Prepared, best: TrainState, path: Path, results: dict[str, Validation]
+) -> None:
     errors = {
         name: {kind: [value.mae, value.rmse] for kind, value in result.errors[ALL].items() if math.isfinite(value.rmse)}
         for name, result in results.items()
     }
-    extra = {"name": config.run.name, "epoch": int(best.epoch), "step": int(best.step), "mae_rmse": errors}
+    origin = {} if start is None else start.origin()
+    extra = {**origin, "name": config.run.name, "epoch": int(best.epoch), "step": int(best.step), "mae_rmse": errors}
     save_model(path, Model(prepared.model, eval_params(best)), extra)
 
 
@@ -115,6 +127,7 @@ def _compilations(epochs: list[dict[str, Any]]) -> str:
 
 def _content(
     config: TrainConfig,
+    start: Start | None,
     folder: Path,
     prepared: Prepared,
     state: TrainState,
@@ -132,6 +145,7 @@ def _content(
     packing = loader.report()
     model = prepared.model
     facts = {
+        **({} if start is None else {"start": describe_start(start, model.heads, model.elements).removeprefix("start: ")}),
         "structures": ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items()),
         **{
             f"isolated atoms{of_head} (eV)": ", ".join(

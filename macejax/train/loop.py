@@ -24,6 +24,7 @@ from macejax.train.metrics import ALL
 from macejax.train.resume import checkpoint_info, restore
 from macejax.train.schedule import applied_learning_rate, observe_validation, set_learning_rate
 from macejax.train.setup import Run, check, set_up
+from macejax.train.start import read_start
 from macejax.train.state import TrainState, begin_stage, end_epoch, eval_params, record_validation
 from macejax.train.table import COLUMNS
 from macejax.train.validate import Validation, validate
@@ -50,13 +51,15 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
 
     Raises:
       ConfigError: the configuration cannot be used, or is not that of the run to resume.
+      FileNotFoundError, ModelFileError, TorchImportError, FetchError: the model to start from cannot be read.
       DataError: the data cannot be used.
       CheckpointError: there are checkpoints, but none is whole.
       LockError: another process writes to this folder.
       NonFiniteError: loss or gradient was not finite in run.max_skipped steps in a row.
       OSError: the disk refuses.
     """
-    check(config)
+    start = read_start(config.start)
+    check(config, start)
     folder = Path(config.run.directory) / config.run.name
     writes = jax.process_index() == 0
     with ExitStack() as stack:
@@ -67,7 +70,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
         log = stack.enter_context(open_log(folder if writes else None, quiet=quiet or not writes))
         signalled = stack.enter_context(stop_on_signal())
         compiled = stack.enter_context(compilations())
-        run, state = set_up(config, folder, writes, log, stop or signalled, compiled)
+        run, state = set_up(config, start, folder, writes, log, stop or signalled, compiled)
         if resume:
             state = restore(folder, state, config, run.prepared.fingerprint, run.steps, log)
             _require_agreement(int(state.step))
@@ -75,7 +78,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
             write_atomically(folder / "config.yaml", dump_config(config).encode())
         if int(state.step) == 0:
             log.rewind(-1)
-            _report(run, state, _validate(run, state))
+            state = _begin(run, state)
         while not _is_over(run, state):
             state = _enter_stage_two_if_due(run, state)
             state, reason = _train_epoch(run, state)
@@ -84,9 +87,21 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
                 log.say(f"stopped by {reason} after step {int(state.step)}; the state is saved, go on with --resume.")
                 return Outcome(state, None, reason)
             state = _end_epoch(run, state)
-        path = finish(config, folder, run.prepared, state, run.stages[int(state.stage)], run.loader, log) if writes else None
+        path = finish(config, start, folder, run.prepared, state, run.stages[int(state.stage)], run.loader, log) if writes else None
         _require_agreement(int(state.step))  # the others wait for the one that writes
         return Outcome(state, path, None)
+
+
+def _begin(run: Run, state: TrainState) -> TrainState:
+    """Validate the weights before the first step. Those of a model to start from may stay the best; random ones are none to save."""
+    result = _validate(run, state)
+    if run.start is not None and int(state.best_epoch) < 0:  # a run that was stopped before its first step has them saved
+        state = record_validation(state, result.loss)
+    best = int(state.best_epoch) == 0
+    _report(run, state, result, best=best)
+    if best:
+        _save(run, "best", state)
+    return state
 
 
 def _is_over(run: Run, state: TrainState) -> bool:
@@ -100,7 +115,9 @@ def _enter_stage_two_if_due(run: Run, state: TrainState) -> TrainState:
     if len(run.stages) == 1 or int(state.stage) == 1 or int(state.position) > 0 or not due:
         return state
     if run.writes:
-        export_best(run.config, run.folder, run.prepared, state, run.folder / f"{run.config.run.name}_stage_one.mace", run.log.warn)
+        export_best(
+            run.config, run.start, run.prepared, state, run.folder, run.folder / f"{run.config.run.name}_stage_one.mace", run.log.warn
+        )
     run.log.write("stage", step=int(state.step), epoch=int(state.epoch), stage=2)
     run.log.say(
         f"second stage from epoch {int(state.epoch)} on: new weights of the loss, learning rate {run.config.stage_two.learning_rate:g}."

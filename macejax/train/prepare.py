@@ -31,6 +31,8 @@ from macejax.data.statistics import (
     split_isolated,
 )
 from macejax.data.structure import DataError, Structure
+from macejax.model.model import Model
+from macejax.train.start import Start, digest, estimated_e0s, fit_start
 
 SUBSETS = ("train", "valid", "test")
 
@@ -42,51 +44,60 @@ class Prepared(NamedTuple):
     structures: Mapping[str, Sequence[Structure]]  # train, valid and, if there is one, test
     graphs: Mapping[str, Sequence[Graph]]  # the same structures
     fingerprint: str  # of the training and validation structures and of everything derived from them
+    start: Model | None  # weights to start from; None for random ones
 
 
-def prepare(config: TrainConfig, warn: Callable[[str], None]) -> Prepared:
+def prepare(config: TrainConfig, warn: Callable[[str], None], start: Start | None = None) -> Prepared:
     """Read the data, split them, derive what the model takes from them, and build all graphs.
 
     Args:
       config: of the run.
       warn: called with a sentence about what is suspicious, but no error.
+      start: model to start from, whose architecture and constants are kept; None for that of the section `model`.
 
     Raises:
+      ConfigError: an option that fits neither data nor model.
       DataError: a file, frame, label, element, head or input that cannot be used; no energies of isolated atoms.
     """
+    architecture: ModelSection | ModelConfig = config.model if start is None else start.model.config
     subsets = _read_subsets(config.data)
     isolated, _ = split_isolated(subsets["train"])
     if not config.data.keep_isolated_atoms:
         subsets = {name: split_isolated(structures)[1] for name, structures in subsets.items()}
-    heads = _heads(config, subsets, warn)
+    heads = _heads(config, architecture, subsets, warn)
     config.data.require_heads(heads)
     _require_config_types(subsets["train"], config.data.config_type_weights)
     subsets = _with_valid(subsets, config)
     subsets["train"] = _weighted(subsets["train"], config.data.config_type_weights)
     elements = _elements(config, subsets)
     of_heads = [_of_head(subsets["train"], head, heads) for head in heads]
-    if "dipole" in PREDICTS[config.model.model]:
+    if "dipole" in PREDICTS[architecture.model]:
         for structures in subsets.values():
             require_whole_charges(structures)
+    begun = None if start is None else fit_start(start, heads, elements)
     e0s, scales, shifts = [], [], []
     for head, structures in zip(heads, of_heads, strict=True):
         with _of_which_head(head, heads):
-            table = _e0s(config, head, elements, _of_head(isolated, head, heads), structures)
-            e0s.append(e0_list(table, elements))
-            scale, shift = _scale_shift(config.model, structures, elements, table)
-        scales.append(scale)
-        shifts.append(shift)
-    options = {"heads": heads, "embeddings": config.model.joint_embedding}
-    graphs = {name: build_graphs(structures, elements, config.model.cutoff, e0s, **options) for name, structures in subsets.items()}
+            table = _e0s(config, architecture, head, elements, _of_head(isolated, head, heads), structures, begun)
+            e0s.append(tuple(e0_list(table, elements)))
+            if begun is None:
+                scale, shift = _scale_shift(config.model, structures, elements, table)
+                scales.append(scale)
+                shifts.append(shift)
+    options = {"heads": heads, "embeddings": architecture.joint_embedding}
+    graphs = {name: build_graphs(structures, elements, architecture.cutoff, e0s, **options) for name, structures in subsets.items()}
+    if begun is not None:
+        begun = begun._replace(config=ModelConfig(**{**begun.config.model_dump(), "e0s": _by_head(e0s)}))
+        return Prepared(begun.config, subsets, graphs, _fingerprint(begun.config, graphs, digest(begun.params)), begun)
     model = config.model.resolve(
         heads=heads,
         elements=elements,
-        e0s=_by_head([tuple(row) for row in e0s]),
+        e0s=_by_head(e0s),
         avg_num_neighbors=average_neighbors(graphs["train"]),
         scale=_by_head(scales),
         shift=_by_head(shifts),
     )
-    return Prepared(model, subsets, graphs, _fingerprint(model, graphs))
+    return Prepared(model, subsets, graphs, _fingerprint(model, graphs), None)
 
 
 def require_labels(graphs: Sequence[Graph], terms: Iterable[str]) -> None:
@@ -168,7 +179,9 @@ def _draw(heads: Sequence[str], fraction: float, seed: int) -> np.ndarray:
     return chosen
 
 
-def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn: Callable[[str], None]) -> tuple[str, ...]:
+def _heads(
+    config: TrainConfig, architecture: ModelSection | ModelConfig, subsets: Mapping[str, Sequence[Structure]], warn: Callable[[str], None]
+) -> tuple[str, ...]:
     """Heads of the model: those that the configuration names, or those of the training set, in the order in which they come."""
     found = list(dict.fromkeys(structure.head for structure in subsets["train"]))
     heads = tuple(found) if config.model.heads == "auto" else tuple(config.model.heads)
@@ -189,8 +202,8 @@ def _heads(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]], warn
                 f"{', '.join(config.data.train)}: no training structure has the head {missing[0]!r}; there are {', '.join(found)}."
             )
         warn(f"the model gets {len(heads)} heads ({', '.join(heads)}), each with its own readouts, E0s, scale and shift.")
-    embedded = {spec.name for spec in config.model.joint_embedding}
-    if config.model.model == "AtomicDielectricMACE":
+    embedded = {spec.name for spec in architecture.joint_embedding}
+    if architecture.model == "AtomicDielectricMACE":
         embedded.add("total_charge")  # to which its charges sum
     for field, meaning in (("total_charge", "total charge"), ("total_spin", "spin multiplicity")):
         values = sorted({getattr(structure, field) for structure in every})
@@ -234,22 +247,33 @@ def _elements(config: TrainConfig, subsets: Mapping[str, Sequence[Structure]]) -
 
 
 def _e0s(
-    config: TrainConfig, head: str, elements: tuple[int, ...], isolated: Sequence[Structure], train: Sequence[Structure]
+    config: TrainConfig,
+    architecture: ModelSection | ModelConfig,
+    head: str,
+    elements: tuple[int, ...],
+    isolated: Sequence[Structure],
+    train: Sequence[Structure],
+    begun: Model | None,
 ) -> dict[int, float]:
     """Atomic number -> energy of the isolated atom (eV) of a head, from its structures; 0 for a model without energies."""
     source = config.data.e0s_of(head)
-    if "energy" not in PREDICTS[config.model.model]:
+    if "energy" not in PREDICTS[architecture.model]:
         if source != "isolated":
-            raise ConfigError(f"data.e0s has no effect on {config.model.model}, which predicts no energies: leave it out.")
+            raise ConfigError(f"data.e0s has no effect on {architecture.model}, which predicts no energies: leave it out.")
         return dict.fromkeys(elements, 0.0)
     if source == "average":
         return e0s_average(train, elements)
+    if source == "foundation":
+        own = begun.config
+        return dict(zip(own.elements, own.e0_table[own.heads.index(head)], strict=True))
+    if source == "estimated":
+        return estimated_e0s(begun, head, train)
     if source != "isolated":
         return e0s_from_table(cast(Mapping[str, float], source))
     if not isolated:
         raise DataError(
             f"{', '.join(config.data.train)}: no frame has config_type={ISOLATED}, so the energies of the isolated atoms are unknown; "
-            "set data.e0s to average, or to a table such as {H: -13.6}."
+            f"set data.e0s to {'estimated or foundation' if begun else 'average'}, or to a table such as {{H: -13.6}}."
         )
     return e0s_from_isolated(isolated)
 
@@ -280,13 +304,15 @@ def _of_which_head(head: str, heads: Sequence[str]) -> Iterator[None]:
         warnings.warn(f"head {head!r}: {warning.message}", stacklevel=4)
 
 
-def _fingerprint(model: ModelConfig, graphs: Mapping[str, Sequence[Graph]]) -> str:
-    """Digest of what training depends on beside its configuration, to see at resume that it is the same."""
-    digest = hashlib.sha256(model.model_dump_json().encode())
+def _fingerprint(model: ModelConfig, graphs: Mapping[str, Sequence[Graph]], weights: str = "") -> str:
+    """Digest of what training depends on beside its configuration, to see at resume that it is the same; `weights` is that of those that it
+    starts from.
+    """
+    found = hashlib.sha256(model.model_dump_json().encode() + weights.encode())
     for name in ("train", "valid"):
         for graph in graphs[name]:
             fields = {field: value for field, value in graph._asdict().items() if field not in ("source", "inputs", "weights")}
             for field, part in [*fields.items(), *sorted(graph.inputs.items()), *sorted(graph.weights.items())]:
-                digest.update(field.encode() + np.asarray(np.nan if part is None else part).tobytes())
-        digest.update(name.encode())
-    return digest.hexdigest()
+                found.update(field.encode() + np.asarray(np.nan if part is None else part).tobytes())
+        found.update(name.encode())
+    return found.hexdigest()

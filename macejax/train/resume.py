@@ -17,10 +17,12 @@ from macejax.train.log import Log, StepLog
 from macejax.train.state import TrainState
 
 # Options that may change from one part of a run to the next: they move no weight of the steps already done. Paths are among them, for
-# files may move; that the data are the same is told by the fingerprint. Of run.epochs `_require_same_options` knows more.
+# files may move; that data and weights to start from are the same is told by the
+# fingerprint. Of run.epochs `_require_same_options` knows more.
 MAY_CHANGE = {
     *(f"run.{name}" for name in ("directory", "epochs", "patience", "device_count", "keep", "save_every", "max_skipped", "log_every")),
     *(f"data.{name}" for name in ("train", "valid", "test", "valid_batch_atoms")),
+    "start.model",
 }
 
 
@@ -50,8 +52,9 @@ def restore(folder: Path, template: TrainState, config: TrainConfig, fingerprint
         return template
     _require_same_options(info["config"], config.model_dump(mode="json"))
     if info["fingerprint"] != fingerprint:
+        start = "" if config.start.model is None else ", or the weights to start from,"
         raise CheckpointError(
-            f"the training or validation structures are not those with which {folder} was begun: resume with the same data."
+            f"the training or validation structures{start} are not those with which {folder} was begun: resume with the same."
         )
     steps.memory.update(info["memory"])
     log.rewind(info["step"], info.get("lines"))  # a checkpoint of an earlier macejax does not tell the latter

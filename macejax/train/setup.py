@@ -27,6 +27,7 @@ from macejax.train.optimizer import make_optimizer
 from macejax.train.parallel import local_devices, make_eval_step, make_train_step
 from macejax.train.prepare import Prepared, check_validation, count_labels, prepare, require_labels
 from macejax.train.schedule import schedule_factor
+from macejax.train.start import Start, describe_start
 from macejax.train.state import TrainState, init_state
 
 
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     """All that a run needs beside its state."""
 
     config: TrainConfig
+    start: Start | None  # the model that it started from
     folder: Path
     writes: bool  # this process writes the files of the run
     prepared: Prepared
@@ -54,8 +56,12 @@ class Run(NamedTuple):
     stop: Callable[[], str | None]  # why the run should stop, None as long as it should not
 
 
-def check(config: TrainConfig) -> None:
+def check(config: TrainConfig, start: Start | None) -> None:
     """Refuse, before the data are read, what the sections of the configuration cannot know by themselves.
+
+    Args:
+      config: of the run.
+      start: the model that it starts from.
 
     Raises:
       ConfigError: no such block, irreps, devices or precision; a loss or schedule that cannot be.
@@ -68,7 +74,7 @@ def check(config: TrainConfig) -> None:
         build(config.model.resolve(elements=(1,), e0s=(0.0,), avg_num_neighbors=1.0, scale=1.0, shift=0.0))
         schedule_factor(config.optimizer.schedule, 1, config.run.epochs)
         for loss in _losses(config):
-            _require_predicted(config.model.model, loss.kind, loss_terms(loss).weights)
+            _require_predicted((start.model.config if start else config.model).model, loss.kind, loss_terms(loss).weights)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -84,12 +90,19 @@ def _require_predicted(model: str, kind: str, terms: Iterable[str]) -> None:
 
 
 def set_up(
-    config: TrainConfig, folder: Path, writes: bool, log: Log, stop: Callable[[], str | None], compiled: Sequence[Compilation] = ()
+    config: TrainConfig,
+    start: Start | None,
+    folder: Path,
+    writes: bool,
+    log: Log,
+    stop: Callable[[], str | None],
+    compiled: Sequence[Compilation] = (),
 ) -> tuple[Run, TrainState]:
     """Data, model, optimizer and steps of a run, and the state before its first step.
 
     Args:
       config, folder, log: of the run.
+      start: model that it starts from; None for random weights.
       writes: this process writes the files of the run; it also removes what an interrupted save has left.
       stop: says why the run should stop, None as long as it should not.
       compiled: grows with the programs that are compiled.
@@ -101,7 +114,7 @@ def set_up(
         for name in ("last", "best"):
             remove_leftovers(folder / "checkpoints" / name)
     with _warnings_to(log):
-        prepared = prepare(config, log.warn)
+        prepared = prepare(config, log.warn, start)
     local = local_devices(config.run.device_count, "run.device_count")
     first = jax.process_index() * local
     loader = Loader(
@@ -112,9 +125,9 @@ def set_up(
         devices=range(first, first + local),
         dtype=config.run.precision.parameters,
     )
-    model = init_model(prepared.model, jax.random.key(config.run.seed), jnp.dtype(config.run.precision.parameters))
-    optimizer = make_optimizer(config.optimizer, model.params, loader.steps_per_epoch, config.run.epochs)
-    state = init_state(model.params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
+    params = _first_params(prepared, config.run.seed, jnp.dtype(config.run.precision.parameters))
+    optimizer = make_optimizer(config.optimizer, params, loader.steps_per_epoch, config.run.epochs)
+    state = init_state(params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
     apply = build(prepared.model, matmul_precision=config.run.precision.products).apply
     stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in _losses(config))
     for stage in stages:
@@ -125,8 +138,15 @@ def set_up(
     )
     sources = [structure.source for structure in prepared.structures["train"]]
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
-    _describe(log, prepared, loader, state, stages, local)
-    return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
+    _describe(log, start, prepared, loader, state, stages, local)
+    return Run(config, start, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
+
+
+def _first_params(prepared: Prepared, seed: int, dtype: jnp.dtype) -> Any:
+    """Weights before the first step."""
+    if prepared.start is None:
+        return init_model(prepared.model, jax.random.key(seed), dtype).params
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prepared.start.params)
 
 
 def _losses(config: TrainConfig) -> list[LossConfig]:
@@ -143,7 +163,9 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, stages: Sequence[Stage], devices: int) -> None:
+def _describe(
+    log: Log, start: Start | None, prepared: Prepared, loader: Loader, state: TrainState, stages: Sequence[Stage], devices: int
+) -> None:
     sizes = {name: f"{len(structures)} {name}" for name, structures in prepared.structures.items()}
     sizes["train"] += _partly(prepared.graphs["train"], stages)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -156,6 +178,8 @@ def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, s
         f"{packing['shapes_used']} shape(s) to compile"
     )
     model = prepared.model
+    if start is not None:
+        log.say(describe_start(start, model.heads, model.elements))
     constants = "" if model.has_moments else f", scale {_listed(model.scales)}, shift {_listed(model.shifts)} eV"
     log.say(f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours{constants}")
 

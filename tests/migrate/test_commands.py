@@ -65,13 +65,22 @@ def test_off23(tmp_path, monkeypatch):
         migrated(OFF23.replace("isolated.json", "absent.json"))
 
 
-def test_fine_tuning_is_refused(tmp_path):
+def test_fine_tuning(tmp_path):
     migration = migrated(FINE_TUNING)
-    assert [sentence.partition(":")[0] for sentence in migration.refused] == ["--foundation_model"]
-    assert "only acts together" in note(migration, "multiheads_finetuning")
+    assert not migration.refused and "scale, shift" in note(migration, "foundation_model")
+    assert "whose architecture is kept" in note(migration, "scaling")
     config = loaded(migration, tmp_path)
-    assert (config.data.e0s, config.loss.forces_weight, config.run.dtype) == ("average", 1.0, "float32")
-    assert "# LEFT OUT --foundation_model" in (tmp_path / "migrated.yaml").read_text()
+    assert (config.start.model, config.data.e0s, config.loss.forces_weight, config.run.dtype) == ("small", "average", 1.0, "float32")
+
+
+def test_multihead_fine_tuning_is_refused(tmp_path):
+    """It is on by default in mace_run_train, and fetches structures to replay; the rest of the configuration stands."""
+    command = FINE_TUNING.replace("--multiheads_finetuning False", "--foundation_head omat_pbe --E0s estimated --r_max 5")
+    migration = migrated(command.replace("--E0s average ", "").replace("small", "mh-1"))
+    assert [sentence.partition(":")[0] for sentence in migration.refused] == ["--multiheads_finetuning"]
+    config = loaded(migration, tmp_path)
+    assert (config.start.model, config.start.head, config.data.e0s, config.model.cutoff) == ("mh-1", "omat_pbe", "estimated", 5.0)
+    assert "# LEFT OUT --multiheads_finetuning: macejax fetches" in (tmp_path / "migrated.yaml").read_text()
 
 
 def test_the_ethanol_recipe(tmp_path):

@@ -87,6 +87,11 @@ from tests.migrate.commands import MINIMAL, candidates, default, loaded, migrate
             "--model MACE --interaction_first RealAgnosticResidualNonLinearInteractionBlock",
             {"model.interaction_first": "RealAgnostic"},
         ),
+        (
+            "--foundation_model a.model --foundation_head b --E0s foundation --hidden_irreps 8x0e --model ScaleShiftMACE",
+            {"start.model": "a.model", "start.head": "b", "data.e0s": "foundation"},
+        ),
+        ("--foundation_head b --pt_train_file c.xyz", {}),
         ("--lr_fac 0.3", {"optimizer.schedule.factor": 0.3}),  # argparse takes beginnings
     ],
 )
@@ -124,7 +129,11 @@ def test_options(command, options, tmp_path):
         "--test_dir tests",
         "--train_file a.h5",
         "--heads \"{'a': {'train_file': 'a.xyz'}, 'b': {'train_file': 'b.xyz'}}\"",
-        "--foundation_model medium",
+        "--multiheads_finetuning True --foundation_model medium",
+        "--multiheads_finetuning True --foundation_model a.model --pt_train_file b.xyz",
+        "--foundation_model_elements True --foundation_model a.model",
+        "--foundation_model_readout --foundation_model a.model",
+        "--foundation_model_kwargs '{\"a\": 1}' --foundation_model a.model",
     ],
 )
 def test_what_macejax_cannot_do(command, tmp_path):
@@ -203,6 +212,7 @@ def test_many_combinations_load(tmp_path):
     values |= {
         "hidden_irreps": ["8x0e", "8x0e + 8x1o", "4x0e+4x1o+4x2e", "8x0o"],
         "E0s": ["average", "{1: -13.6}", "foundation"],
+        "foundation_model": ["a.model", "small"],
         "max_num_epochs": ["1", "3", "500"],
         "start_swa": ["1", "2", "600"],
         "max_ell": ["2", "3"],

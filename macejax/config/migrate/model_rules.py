@@ -10,6 +10,7 @@ from macejax.config.migrate.flags import Arguments, Note, Outcome, Refusal, Rule
 from macejax.config.migrate.literals import energies, integers, literal, read_json
 from macejax.config.model import UNCUT, lost_irrep
 from macejax.config.predicts import NOT_OF_MOMENTS
+from macejax.config.start import OF_START
 
 # Those of macejax.model.INTERACTIONS; a test compares them.
 BLOCKS = (
@@ -247,8 +248,11 @@ def e0s(name: str, arguments: Arguments) -> Iterator[Outcome]:
     if value is None or str(value).lower() in ("isolated", "isolatedatom", "isolatedatoms"):
         yield Set("data.e0s", "isolated")
         return
-    if str(value).lower() in ("foundation", "estimated"):
-        yield Refusal(f"macejax train starts from no foundation model, which {value!r} takes the energies from: give a table, or average.")
+    if str(value).lower() in OF_START:
+        if arguments.values["foundation_model"] is None:
+            yield Refusal(f"there is no --foundation_model, which {value!r} takes the energies from: give a table, or average.")
+        else:
+            yield Set("data.e0s", str(value).lower())
         return
     text = read_json(value) if str(value).endswith(".json") else value
     yield Set("data.e0s", "average" if str(value).lower() == "average" else energies(text))

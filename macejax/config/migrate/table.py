@@ -6,6 +6,7 @@ A rule is `to` (the option means the same), `note` (no counterpart, and none nee
 
 from __future__ import annotations
 
+from macejax.config.migrate import fine_tuning
 from macejax.config.migrate import model_rules as model
 from macejax.config.migrate import training_rules as training
 from macejax.config.migrate.flags import (
@@ -18,6 +19,8 @@ from macejax.config.migrate.flags import (
     TEXT,
     WORDS,
     Flag,
+    Note,
+    Refusal,
     choice,
     note,
     refuse,
@@ -40,9 +43,7 @@ LOADER = note("macejax prepares its batches by itself.")
 PLOTS = note("macejax always writes report.html, with the learning curves, at the end of a run.")
 WANDB = note("macejax writes metrics.jsonl and report.html into the folder of the run, and sends nothing to Weights & Biases.")
 KERNELS = note("macejax has kernels of its own, which are always on.")
-FINE_TUNING = with_flag("foundation_model")
-
-NO_FOUNDATION = "macejax train starts from random weights: it does not fine-tune a foundation model yet."
+REPLAY = fine_tuning.only_beside(Note("without effect: macejax draws and labels no replay data."))
 
 
 FLAGS: dict[str, Flag] = {
@@ -158,26 +159,30 @@ FLAGS: dict[str, Flag] = {
     "E0s": Flag(None, TEXT, model.e0s),
     "statistics_file": Flag(None, TEXT, model.statistics_file),  # after what it overrides
     # Fine-tuning
-    "pseudolabel_replay": Flag(False, BOOLEAN, FINE_TUNING),
-    "pseudolabel_replay_compute_stress": Flag(False, BOOLEAN, FINE_TUNING),
-    "foundation_filter_elements": Flag(True, BOOLEAN, FINE_TUNING),
+    "pseudolabel_replay": Flag(False, BOOLEAN, REPLAY),
+    "pseudolabel_replay_compute_stress": Flag(False, BOOLEAN, REPLAY),
+    "foundation_filter_elements": Flag(True, BOOLEAN, REPLAY),
     "heads": Flag(
         None,
         TEXT,
         refuse("macejax reads the head of a structure from the file (data.keys.head), not from which file it is in: write it there."),
     ),
-    "multiheads_finetuning": Flag(True, BOOLEAN, FINE_TUNING),
-    "foundation_head": Flag(None, TEXT, FINE_TUNING),
-    "weight_pt_head": Flag(1.0, NUMBER, FINE_TUNING),
-    "real_pt_data_ratio_threshold": Flag(0.1, NUMBER, FINE_TUNING),
-    "num_samples_pt": Flag(10000, INTEGER, FINE_TUNING),
-    "force_mh_ft_lr": Flag(False, BOOLEAN, FINE_TUNING),
-    "subselect_pt": Flag("random", choice("fps", "random"), FINE_TUNING),
-    "filter_type_pt": Flag("none", choice("none", "combinations", "inclusive", "exclusive"), FINE_TUNING),
-    "disallow_random_padding_pt": Flag(True, OFF, FINE_TUNING),
-    "pt_train_file": Flag(None, TEXT, FINE_TUNING),
-    "pt_valid_file": Flag(None, TEXT, FINE_TUNING),
-    "foundation_model_elements": Flag(False, BOOLEAN, FINE_TUNING),
+    "multiheads_finetuning": Flag(True, BOOLEAN, fine_tuning.multiheads),
+    "foundation_head": Flag(None, TEXT, fine_tuning.head),
+    "weight_pt_head": Flag(1.0, NUMBER, REPLAY),
+    "real_pt_data_ratio_threshold": Flag(0.1, NUMBER, REPLAY),
+    "num_samples_pt": Flag(10000, INTEGER, REPLAY),
+    "force_mh_ft_lr": Flag(False, BOOLEAN, REPLAY),
+    "subselect_pt": Flag("random", choice("fps", "random"), REPLAY),
+    "filter_type_pt": Flag("none", choice("none", "combinations", "inclusive", "exclusive"), REPLAY),
+    "disallow_random_padding_pt": Flag(True, OFF, REPLAY),
+    "pt_train_file": Flag(None, TEXT, REPLAY),
+    "pt_valid_file": Flag(None, TEXT, REPLAY),
+    "foundation_model_elements": Flag(
+        False,
+        BOOLEAN,
+        fine_tuning.only_beside(Refusal("macejax cuts the model to the elements of the data: name those to keep in model.elements.")),
+    ),
     "keep_isolated_atoms": Flag(False, BOOLEAN, to("data.keep_isolated_atoms")),
     "lora": Flag(False, BOOLEAN, refuse("macejax trains all parameters, and has no low-rank adaptation (LoRA).")),
     "lora_rank": Flag(4, INTEGER, with_flag("lora")),
@@ -270,9 +275,11 @@ FLAGS: dict[str, Flag] = {
         INTEGER,
         to("run.patience", note="macejax stops when it runs out; mace_run_train only says so and trains on, unless --distributed."),
     ),
-    "foundation_model": Flag(None, TEXT, refuse(NO_FOUNDATION)),
-    "foundation_model_kwargs": Flag("{}", TEXT, FINE_TUNING),
-    "foundation_model_readout": Flag(True, OFF, FINE_TUNING),
+    "foundation_model": Flag(None, TEXT, fine_tuning.foundation_model),
+    "foundation_model_kwargs": Flag(
+        "{}", TEXT, fine_tuning.only_beside(Refusal("macejax starts from the model as it is, without options of its own."))
+    ),
+    "foundation_model_readout": Flag(True, OFF, fine_tuning.only_beside(Refusal("macejax starts from the readouts of the model, too."))),
     # Checkpoints, backends, logs
     "eval_interval": Flag(1, INTEGER, training.eval_interval),
     "keep_checkpoints": Flag(False, ON, CHECKPOINTS),

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from macejax.config.migrate import fine_tuning
+from macejax.config.migrate.fine_tuning import starts
 from macejax.config.migrate.flags import Arguments, Note, Outcome, Set
 from macejax.config.migrate.model_rules import IGNORED
 from macejax.config.migrate.table import FLAGS
@@ -41,7 +43,11 @@ def migrate(arguments: Arguments) -> Migration:
     notes: dict[str, list[str]] = {}  # text -> flags
     refused: dict[str, list[str]] = {}
     for name, outcome in _outcomes(arguments):
-        if isinstance(outcome, Set) and outcome.option in IGNORED.get(arguments.values["model"], ()):
+        if isinstance(outcome, Set) and starts(arguments) and outcome.option in fine_tuning.IGNORED:
+            if name in arguments.given:
+                text = "without effect, as in mace_run_train, beside --foundation_model, whose architecture is kept."
+                notes.setdefault(text, []).append(_spellings(name))
+        elif isinstance(outcome, Set) and outcome.option in IGNORED.get(arguments.values["model"], ()):
             if outcome.value != _default(outcome.option):
                 notes.setdefault(f"without effect, as in mace_run_train, on {arguments.values['model']}.", []).append(_spellings(name))
         elif isinstance(outcome, Set):
