@@ -20,6 +20,8 @@ from tests.structures import ELEMENTS, SMALL_CUTOFF, ZOO, structure
 
 # Rows that need no further function compiled than energy and forces at one shape.
 FORWARD = (1, 2, 4, 5, 6, 9, 11, 12, 13, 15, 16, 19, 20)
+OTHERS = tuple(sorted({*range(1, 22)} - {*FORWARD}))
+FEW = ["hydrogen_1e-8", "water", "salt", "triclinic22", "slab"]
 SPARSE = [name for name in ZOO if name != "crowd"]  # whose atoms have at most 16 neighbours within SMALL_CUTOFF
 ATTENTION, NONLINEAR = "RealAgnosticAttResidual", "RealAgnosticResidualNonLinear"
 # With a density or without; a density is the same whichever the other block.
@@ -84,7 +86,13 @@ def test_one_structure_is_enough(name: str, rows: tuple[int, ...]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+def test_a_mace_keeps_the_other_promises() -> None:
+    report = report_of(config(), FEW, rows=OTHERS)
+    assert report.passed, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_mace_keeps_every_promise(dtype: str) -> None:
     report = report_of(config(), SPARSE, dtype=dtype, hurry=dtype == "float64")
     assert report.passed, str(report)
@@ -102,7 +110,7 @@ def test_every_block_is_tested() -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize(("first", "other", "hidden"), [*QUICK, *(pytest.param(*blocks, marks=pytest.mark.slow) for blocks in REST)])
 def test_every_block_in_every_place(first: str, other: str, hidden: str) -> None:
-    report = report_of(config(first, other, hidden), SPARSE, rows=FORWARD)
+    report = report_of(config(first, other, hidden), FEW, rows=FORWARD)
     assert report.passed, str(report)
 
 
