@@ -67,11 +67,12 @@ def take_heads(model: Model, sources: Mapping[str, str]) -> Model:
         return picked if len(picked) > 1 else picked[0]
 
     fields = {"heads": tuple(sources), "e0s": pick(config.e0_table), "scale": pick(config.scales), "shift": pick(config.shifts)}
+    changed = _replaced(config, **fields)  # which refuses heads of a model of moments
     tree = dict(model.params["params"])
     for name, readout in tree.items():
         if name.startswith("readout_") or name == "embedding_readout":
             tree[name] = _pick_readout(config, readout, places)
-    return Model(_replaced(config, **fields), {"params": tree})
+    return Model(changed, {"params": tree})
 
 
 def add_head(

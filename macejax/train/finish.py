@@ -22,19 +22,16 @@ from macejax.train.log import Log, read_metrics
 from macejax.train.metrics import ALL
 from macejax.train.prepare import Prepared
 from macejax.train.report import Content, write_report
-from macejax.train.start import Start, describe_start
 from macejax.train.state import TrainState, eval_params
 from macejax.train.table import Table, error_table, plain
 from macejax.train.validate import Validation, group_sizes, parity, validate
 
 
-def finish(
-    config: TrainConfig, start: Start | None, folder: Path, prepared: Prepared, state: TrainState, stage: Any, loader: Loader, log: Log
-) -> Path:
+def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainState, stage: Any, loader: Loader, log: Log) -> Path:
     """Test the best weights, print the table, write model file and report.
 
     Args:
-      config, start, folder, prepared, loader, log: of the run.
+      config, folder, prepared, loader, log: of the run.
       state: its last state.
       stage: loss and eval_step of its last stage.
 
@@ -61,9 +58,9 @@ def finish(
         {name: result.errors for name, result in results.items()}, {name: group_sizes(s) for name, s in prepared.structures.items()}
     )
     path = folder / f"{config.run.name}.mace"
-    _export(config, start, prepared, best, path, results)
+    _export(config, prepared, best, path, results)
     log.say(f"\nerrors of the weights after epoch {int(best.epoch)}, the best in validation:\n{plain(table)}\n")
-    content = _content(config, start, folder, prepared, state, best, loader, results, table)
+    content = _content(config, folder, prepared, state, best, loader, results, table)
     write_report(folder / "report.html", content)
     log.say(f"compilations: {content.facts['compilations']}")
     log.say(f"model:  {path}\nreport: {folder / 'report.html'}")
@@ -71,13 +68,7 @@ def finish(
 
 
 def export_best(
-    config: TrainConfig,
-    start: Start | None,
-    prepared: Prepared,
-    template: TrainState,
-    folder: Path,
-    path: Path,
-    warn: Callable[[str], None],
+    config: TrainConfig, folder: Path, prepared: Prepared, template: TrainState, path: Path, warn: Callable[[str], None]
 ) -> None:
     """Write the best weights so far as a model file; where no validation was finite, warn and write none."""
     try:
@@ -85,7 +76,7 @@ def export_best(
     except FileNotFoundError as error:
         warn(str(error))
         return
-    _export(config, start, prepared, best, path, {})
+    _export(config, prepared, best, path, {})
 
 
 def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> TrainState:
@@ -100,14 +91,12 @@ def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> Tr
         ) from None
 
 
-def _export(
-    config: TrainConfig, start: Start | None, prepared: Prepared, best: TrainState, path: Path, results: dict[str, Validation]
-) -> None:
+def _export(config: TrainConfig, prepared: Prepared, best: TrainState, path: Path, results: dict[str, Validation]) -> None:
     errors = {
         name: {kind: [value.mae, value.rmse] for kind, value in result.errors[ALL].items() if math.isfinite(value.rmse)}
         for name, result in results.items()
     }
-    origin = {} if start is None else start.origin()
+    origin = {} if prepared.start is None else prepared.start.origin()
     extra = {**origin, "name": config.run.name, "epoch": int(best.epoch), "step": int(best.step), "mae_rmse": errors}
     save_model(path, Model(prepared.model, eval_params(best)), extra)
 
@@ -127,7 +116,6 @@ def _compilations(epochs: list[dict[str, Any]]) -> str:
 
 def _content(
     config: TrainConfig,
-    start: Start | None,
     folder: Path,
     prepared: Prepared,
     state: TrainState,
@@ -144,8 +132,9 @@ def _content(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     packing = loader.report()
     model = prepared.model
+    start = {} if prepared.start is None else {"start": prepared.start.describe(model.heads, model.elements)}
     facts = {
-        **({} if start is None else {"start": describe_start(start, model.heads, model.elements).removeprefix("start: ")}),
+        **start,
         "structures": ", ".join(f"{len(structures)} {name}" for name, structures in prepared.structures.items()),
         **{
             f"isolated atoms{of_head} (eV)": ", ".join(

@@ -87,7 +87,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
                 log.say(f"stopped by {reason} after step {int(state.step)}; the state is saved, go on with --resume.")
                 return Outcome(state, None, reason)
             state = _end_epoch(run, state)
-        path = finish(config, start, folder, run.prepared, state, run.stages[int(state.stage)], run.loader, log) if writes else None
+        path = finish(config, folder, run.prepared, state, run.stages[int(state.stage)], run.loader, log) if writes else None
         _require_agreement(int(state.step))  # the others wait for the one that writes
         return Outcome(state, path, None)
 
@@ -95,7 +95,7 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
 def _begin(run: Run, state: TrainState) -> TrainState:
     """Validate the weights before the first step. Those of a model to start from may stay the best; random ones are none to save."""
     result = _validate(run, state)
-    if run.start is not None and int(state.best_epoch) < 0:  # a run that was stopped before its first step has them saved
+    if run.prepared.start is not None and int(state.best_epoch) < 0:  # a run that was stopped before its first step has them saved
         state = record_validation(state, result.loss)
     best = int(state.best_epoch) == 0
     _report(run, state, result, best=best)
@@ -115,9 +115,7 @@ def _enter_stage_two_if_due(run: Run, state: TrainState) -> TrainState:
     if len(run.stages) == 1 or int(state.stage) == 1 or int(state.position) > 0 or not due:
         return state
     if run.writes:
-        export_best(
-            run.config, run.start, run.prepared, state, run.folder, run.folder / f"{run.config.run.name}_stage_one.mace", run.log.warn
-        )
+        export_best(run.config, run.folder, run.prepared, state, run.folder / f"{run.config.run.name}_stage_one.mace", run.log.warn)
     run.log.write("stage", step=int(state.step), epoch=int(state.epoch), stage=2)
     run.log.say(
         f"second stage from epoch {int(state.epoch)} on: new weights of the loss, learning rate {run.config.stage_two.learning_rate:g}."

@@ -44,7 +44,8 @@ class Prepared(NamedTuple):
     structures: Mapping[str, Sequence[Structure]]  # train, valid and, if there is one, test
     graphs: Mapping[str, Sequence[Graph]]  # the same structures
     fingerprint: str  # of the training and validation structures and of everything derived from them
-    start: Model | None  # weights to start from; None for random ones
+    start: Start | None  # model that it starts from; None for random weights
+    params: Any  # weights to start from: those of that model, for the heads and elements of the run
 
 
 def prepare(config: TrainConfig, warn: Callable[[str], None], start: Start | None = None) -> Prepared:
@@ -87,8 +88,8 @@ def prepare(config: TrainConfig, warn: Callable[[str], None], start: Start | Non
     options = {"heads": heads, "embeddings": architecture.joint_embedding}
     graphs = {name: build_graphs(structures, elements, architecture.cutoff, e0s, **options) for name, structures in subsets.items()}
     if begun is not None:
-        begun = begun._replace(config=ModelConfig(**{**begun.config.model_dump(), "e0s": _by_head(e0s)}))
-        return Prepared(begun.config, subsets, graphs, _fingerprint(begun.config, graphs, digest(begun.params)), begun)
+        model = ModelConfig(**{**begun.config.model_dump(), "e0s": _by_head(e0s)})
+        return Prepared(model, subsets, graphs, _fingerprint(model, graphs, digest(begun.params)), start, begun.params)
     model = config.model.resolve(
         heads=heads,
         elements=elements,
@@ -97,7 +98,7 @@ def prepare(config: TrainConfig, warn: Callable[[str], None], start: Start | Non
         scale=_by_head(scales),
         shift=_by_head(shifts),
     )
-    return Prepared(model, subsets, graphs, _fingerprint(model, graphs), None)
+    return Prepared(model, subsets, graphs, _fingerprint(model, graphs), None, None)
 
 
 def require_labels(graphs: Sequence[Graph], terms: Iterable[str]) -> None:

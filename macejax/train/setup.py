@@ -27,7 +27,7 @@ from macejax.train.optimizer import make_optimizer
 from macejax.train.parallel import local_devices, make_eval_step, make_train_step
 from macejax.train.prepare import Prepared, check_validation, count_labels, prepare, require_labels
 from macejax.train.schedule import schedule_factor
-from macejax.train.start import Start, describe_start
+from macejax.train.start import Start
 from macejax.train.state import TrainState, init_state
 
 
@@ -43,7 +43,6 @@ class Run(NamedTuple):
     """All that a run needs beside its state."""
 
     config: TrainConfig
-    start: Start | None  # the model that it started from
     folder: Path
     writes: bool  # this process writes the files of the run
     prepared: Prepared
@@ -138,15 +137,15 @@ def set_up(
     )
     sources = [structure.source for structure in prepared.structures["train"]]
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
-    _describe(log, start, prepared, loader, state, stages, local)
-    return Run(config, start, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
+    _describe(log, prepared, loader, state, stages, local)
+    return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
 
 
 def _first_params(prepared: Prepared, seed: int, dtype: jnp.dtype) -> Any:
     """Weights before the first step."""
-    if prepared.start is None:
+    if prepared.params is None:
         return init_model(prepared.model, jax.random.key(seed), dtype).params
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prepared.start.params)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prepared.params)
 
 
 def _losses(config: TrainConfig) -> list[LossConfig]:
@@ -163,9 +162,7 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _describe(
-    log: Log, start: Start | None, prepared: Prepared, loader: Loader, state: TrainState, stages: Sequence[Stage], devices: int
-) -> None:
+def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, stages: Sequence[Stage], devices: int) -> None:
     sizes = {name: f"{len(structures)} {name}" for name, structures in prepared.structures.items()}
     sizes["train"] += _partly(prepared.graphs["train"], stages)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -178,8 +175,8 @@ def _describe(
         f"{packing['shapes_used']} shape(s) to compile"
     )
     model = prepared.model
-    if start is not None:
-        log.say(describe_start(start, model.heads, model.elements))
+    if prepared.start is not None:
+        log.say(f"start: {prepared.start.describe(model.heads, model.elements)}")
     constants = "" if model.has_moments else f", scale {_listed(model.scales)}, shift {_listed(model.shifts)} eV"
     log.say(f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours{constants}")
 

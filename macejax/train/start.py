@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from macejax.checkpoint.load import load_with_extra
-from macejax.config import ConfigError
+from macejax.config import ConfigError, in_a_sentence
 from macejax.config.start import StartConfig
 from macejax.data.species import names
 from macejax.data.statistics import compositions, solve_e0s
@@ -33,6 +33,17 @@ class Start(NamedTuple):
         """What a model file made of it keeps: licence and source of those weights, and their digest."""
         kept = {name: value for name, value in self.extra.items() if name not in ("name", "epoch", "step", "mae_rmse")}
         return {**kept, "started_from": {"model": self.name, "sha256": digest(self.model.params)}}
+
+    def describe(self, heads: Sequence[str], elements: Sequence[int]) -> str:
+        """For the reader of a log: what a run with these heads and elements starts from."""
+        config, sources = self.model.config, _sources(self, heads)
+        parts = [f"weights of {self.name}, {config.model}, cutoff {config.cutoff:g} Angstrom"]
+        parts += [f"{head} starts as its {source}" for head, source in sources.items() if head != source]
+        if gone := [head for head in config.heads if head not in sources.values()]:
+            parts.append(f"without its head{'s' * (len(gone) > 1)} {', '.join(gone)}, which the data have not")
+        if len(elements) < len(config.elements):
+            parts.append(f"{len(elements)} of its {len(config.elements)} elements")
+        return "; ".join(parts)
 
 
 def read_start(config: StartConfig) -> Start | None:
@@ -77,19 +88,7 @@ def fit_start(start: Start, heads: Sequence[str], elements: Sequence[int]) -> Mo
     try:
         return take_heads(select_elements(start.model, elements), sources)
     except ValueError as error:  # of a model of moments
-        raise ConfigError(f"start.model: {start.name} takes no heads but its own: {error}") from error
-
-
-def describe_start(start: Start, heads: Sequence[str], elements: Sequence[int]) -> str:
-    """A line for the reader of a log: what a run with these heads and elements starts from."""
-    config, sources = start.model.config, _sources(start, heads)
-    parts = [f"weights of {start.name}, {config.model}, cutoff {config.cutoff:g} Angstrom"]
-    parts += [f"{head} starts as its {source}" for head, source in sources.items() if head != source]
-    if gone := [head for head in config.heads if head not in sources.values()]:
-        parts.append(f"without its head{'s' * (len(gone) > 1)} {', '.join(gone)}, which the data have not")
-    if len(elements) < len(config.elements):
-        parts.append(f"{len(elements)} of its {len(config.elements)} elements")
-    return f"start: {'; '.join(parts)}"
+        raise ConfigError(f"start.model: {start.name} cannot have the heads {', '.join(heads)}: {in_a_sentence(error)}") from error
 
 
 def estimated_e0s(model: Model, head: str, structures: Sequence[Structure]) -> dict[int, float]:

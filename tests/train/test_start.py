@@ -91,8 +91,7 @@ def test_a_run_starts_at_the_model_and_keeps_all_of_it(tmp_path):
     found = prepared(configuration(tmp_path))
     own, cut = model(), macejax.select_elements(model(), [1, 8])
     assert found.model == cut.config and found.model.scale == 0.5 and found.model.avg_num_neighbors == 2.5 and found.model.cutoff == 3.5
-    assert found.start is not None
-    np.testing.assert_allclose(energies(found.start, waters(5)), energies(own, waters(5)), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(energies(Model(found.model, found.params), waters(5)), energies(own, waters(5)), rtol=0, atol=1e-12)
 
 
 def test_training_from_a_model(tmp_path, capsys, monkeypatch):
@@ -188,7 +187,7 @@ def test_heads_go_on_or_start_as_copies(tmp_path):
     assert (e0s["pt"], scales["pt"], shifts["pt"]) == ((-1.0, -8.0), 0.5, 0.0)
     assert (e0s["mine"], scales["mine"], shifts["mine"]) == ((-3.0, -10.0), 2.5, 0.2)
     for head, source in (("pt", "pt"), ("mine", "base")):
-        ours = energies(found.start, [s._replace(head=head) for s in waters(4)])
+        ours = energies(Model(found.model, found.params), [s._replace(head=head) for s in waters(4)])
         theirs = energies(three, [s._replace(head=source) for s in waters(4)])
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
 
@@ -236,6 +235,27 @@ def test_heads_that_could_start_as_several(tmp_path):
     structures = [s._replace(head="ab"[n % 2]) for n, s in enumerate(waters(16))]
     with pytest.raises(ConfigError, match=r"start\.head has no effect: .* has every head of the data \(a, b\)"):
         prepared(configuration(tmp_path, both, structures, start__head="a"))
+
+
+def test_a_model_of_dipoles_has_one_head(tmp_path):
+    dipoles = ModelConfig(
+        model="AtomicDipolesMACE",
+        elements=(1, 8),
+        e0s=(0.0, 0.0),
+        hidden_irreps="4x0e + 4x1o",
+        readout_irreps="4x1o",
+        cutoff=3.5,
+        l_max=1,
+        correlation=1,
+        radial_mlp=(8,),
+        num_interactions=1,
+    )
+    start = init_model(dipoles, jax.random.key(0), np.float64)
+    structures = [s._replace(dipole=np.ones(3), head="mine" if n % 2 else "Default") for n, s in enumerate(waters(16))]
+    with pytest.raises(ConfigError, match=r"start\.mace cannot have the heads Default, mine: .*AtomicDipolesMACE has no heads"):
+        prepared(configuration(tmp_path, start, structures, data__e0s="isolated"))
+    plain = [s._replace(head="Default") for s in structures]
+    assert prepared(configuration(tmp_path, start, plain, data__e0s="isolated")).model == dipoles
 
 
 @pytest.mark.parametrize(
