@@ -9,6 +9,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def main() -> None:
     """Tables into README.md and experiments/bench/README.md, the plot beside the results."""
     files = [Path(name) for name in sys.argv[1:]] or sorted((HERE / "results").glob("*.json"))
     results = [json.loads(file.read_text()) for file in files]
-    rows = [row | {"machine": result["machine"]} for result in results for row in result["rows"]]
+    rows = newest(row | {"machine": result["machine"]} for result in results for row in result["rows"])
     rows, on_gpu = [row for row in rows if row["machine"]["device"] == "cpu"], [row for row in rows if row["machine"]["device"] != "cpu"]
     sets = {"peers": PEERS, "further": FURTHER, "family": FAMILY, "sizes": SIZES}
     of_sets = {name: [row for row in rows if _case(row) in cases] for name, cases in sets.items()} | {"gpu": on_gpu}
@@ -41,6 +42,16 @@ def main() -> None:
         fill(HERE.parent.parent / "README.md", "speed", table(of_sets["peers"]))
     if rows:
         draw(rows, HERE / "results" / "sizes.png")
+
+
+def newest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of several rows of one case on one kind of device, the last measured."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        key = _case(row), row["machine"]["device"]
+        if key not in found or found[key]["date"] <= row["date"]:
+            found[key] = row
+    return list(found.values())
 
 
 def fill(path: Path, name: str, text: str) -> None:
