@@ -80,7 +80,8 @@ class DataConfig(Section):
         "isolated",
         description="Energies of the isolated atoms: isolated (frames with config_type=IsolatedAtom), average (least squares over the "
         "training set), or a table such as {H: -13.6, O: -2041.8} (eV); with start.model also foundation (those of that model) and "
-        "estimated (the same, moved by what its energies are wrong by, least squares). For several heads also {head: one of these, ...}.",
+        "estimated (the same, moved by what its energies are wrong by, least squares). For several heads also {head: one of these, ...}, "
+        "such as {old: foundation, new: estimated}.",
     )
     keep_isolated_atoms: bool = Field(False, description="Train on the IsolatedAtom frames too.")
     config_type_weights: dict[str, float] = Field(

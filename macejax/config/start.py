@@ -12,15 +12,19 @@ OF_START = ("foundation", "estimated")  # values of data.e0s that need a model t
 
 
 class StartConfig(Section):
-    """The model whose weights training starts from (fine-tuning). Its architecture, scale, shift and neighbour count are kept."""
+    """The model whose weights training starts from (fine-tuning). Its architecture, scale, shift and neighbour count are kept, and of its
+    elements those of the data, or those that model.elements names.
+    """
 
     model: str | None = Field(
-        None, description="Model file, of macejax or mace-torch, or name of a published model. null: random weights of the section model."
+        None,
+        description="Model file, of macejax or mace-torch, or name of a published model; it is cut to the elements of the data, or to "
+        "model.elements. null: random weights of the section model.",
     )
     head: str | None = Field(
         None,
-        description="Head (level of theory) of that model whose readouts those heads of the data start with that it lacks. null: its only "
-        "one. Heads of the data that it has go on with their own.",
+        description="Head (level of theory) of that model whose readouts those heads of the data start with that it lacks, or the only "
+        "head of the data, whatever its name. null: its only one. Other heads of the data go on with their own.",
     )
 
     @model_validator(mode="after")

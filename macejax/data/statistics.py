@@ -85,18 +85,19 @@ def e0s_average(structures: Sequence[Structure], elements: Sequence[int]) -> dic
     return solve_e0s(compositions(labelled, elements), np.array([structure.energy for structure in labelled]), elements)
 
 
-def solve_e0s(composition: np.ndarray, energies: np.ndarray, elements: Sequence[int]) -> dict[int, float]:
+def solve_e0s(composition: np.ndarray, energies: np.ndarray, elements: Sequence[int], what: str = "E0s") -> dict[int, float]:
     """Atomic number -> energy (eV) by least squares, of least norm where the compositions do not determine it, with a warning.
 
     Args:
       composition: [structures, elements], number of atoms.
       energies: [structures] (eV).
       elements: atomic numbers.
+      what: is solved for, as the warning says it.
     """
     solution, _, rank, _ = np.linalg.lstsq(composition, energies, rcond=None)
     if rank < len(elements):
         warnings.warn(
-            f"E0s by least squares: the {len(energies)} compositions determine only {rank} of the {len(elements)} energies of "
+            f"{what} by least squares: the {len(energies)} compositions determine only {rank} of the {len(elements)} energies of "
             f"{names(elements)}; the model will be wrong on other compositions. Give E0s of isolated atoms.",
             stacklevel=3,
         )

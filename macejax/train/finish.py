@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,11 +20,19 @@ from macejax.data.species import SYMBOLS
 from macejax.model.model import Model
 from macejax.train.log import Log, read_metrics
 from macejax.train.metrics import ALL
-from macejax.train.prepare import Prepared
+from macejax.train.prepare import Prepared, first_params
 from macejax.train.report import Content, write_report
 from macejax.train.state import TrainState, eval_params
 from macejax.train.table import Table, error_table, plain
 from macejax.train.validate import Validation, group_sizes, parity, validate
+
+
+class Best(NamedTuple):
+    """The weights that did best in validation."""
+
+    params: Any
+    epoch: int  # epochs before them; 0 of a model that the run started from
+    step: int
 
 
 def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainState, stage: Any, loader: Loader, log: Log) -> Path:
@@ -41,8 +49,8 @@ def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainSt
     Raises:
       FileNotFoundError: no validation had a finite loss, so that there are no best weights.
     """
-    best = _best(folder, state, log.warn)
-    params = eval_params(best)
+    best = _best(config, folder, prepared, state, log.warn)
+    params = best.params
     results = {}
     for name, graphs in prepared.graphs.items():
         steps = pack_all(
@@ -53,13 +61,13 @@ def finish(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainSt
         )
         results[name] = validate(stage.eval_step, stage.loss, params, steps, prepared.structures[name], keep_predictions=True)
         errors = {group: {kind: value._asdict() for kind, value in table.items()} for group, table in results[name].errors.items()}
-        log.write("final", step=int(state.step), epoch=int(best.epoch), subset=name, loss=results[name].loss, errors=errors)
+        log.write("final", step=int(state.step), epoch=best.epoch, subset=name, loss=results[name].loss, errors=errors)
     table = error_table(
         {name: result.errors for name, result in results.items()}, {name: group_sizes(s) for name, s in prepared.structures.items()}
     )
     path = folder / f"{config.run.name}.mace"
     _export(config, prepared, best, path, results)
-    log.say(f"\nerrors of the weights after epoch {int(best.epoch)}, the best in validation:\n{plain(table)}\n")
+    log.say(f"\nerrors of the weights after epoch {best.epoch}, the best in validation:\n{plain(table)}\n")
     content = _content(config, folder, prepared, state, best, loader, results, table)
     write_report(folder / "report.html", content)
     log.say(f"compilations: {content.facts['compilations']}")
@@ -72,14 +80,22 @@ def export_best(
 ) -> None:
     """Write the best weights so far as a model file; where no validation was finite, warn and write none."""
     try:
-        best = _best(folder, template, warn)
+        best = _best(config, folder, prepared, template, warn)
     except FileNotFoundError as error:
         warn(str(error))
         return
     _export(config, prepared, best, path, {})
 
 
-def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> TrainState:
+def _best(config: TrainConfig, folder: Path, prepared: Prepared, state: TrainState, warn: Callable[[str], None]) -> Best:
+    """The best weights of a run in this state; those of the model that it started from are in no checkpoint."""
+    if prepared.params is not None and int(state.best_epoch) == 0:
+        return Best(first_params(prepared, config), 0, 0)
+    best = _best_state(folder, state, warn)
+    return Best(eval_params(best), int(best.epoch), int(best.step))
+
+
+def _best_state(folder: Path, template: TrainState, warn: Callable[[str], None]) -> TrainState:
     try:
         return restore_checkpoint([folder / "checkpoints" / "best"], template, warn)[0]
     except CheckpointError as error:
@@ -91,14 +107,14 @@ def _best(folder: Path, template: TrainState, warn: Callable[[str], None]) -> Tr
         ) from None
 
 
-def _export(config: TrainConfig, prepared: Prepared, best: TrainState, path: Path, results: dict[str, Validation]) -> None:
+def _export(config: TrainConfig, prepared: Prepared, best: Best, path: Path, results: dict[str, Validation]) -> None:
     errors = {
         name: {kind: [value.mae, value.rmse] for kind, value in result.errors[ALL].items() if math.isfinite(value.rmse)}
         for name, result in results.items()
     }
     origin = {} if prepared.start is None else prepared.start.origin()
-    extra = {**origin, "name": config.run.name, "epoch": int(best.epoch), "step": int(best.step), "mae_rmse": errors}
-    save_model(path, Model(prepared.model, eval_params(best)), extra)
+    extra = {**origin, "name": config.run.name, "epoch": best.epoch, "step": best.step, "mae_rmse": errors}
+    save_model(path, Model(prepared.model, best.params), extra)
 
 
 def _of_heads(model: ModelConfig) -> list[str]:
@@ -119,7 +135,7 @@ def _content(
     folder: Path,
     prepared: Prepared,
     state: TrainState,
-    best: TrainState,
+    best: Best,
     loader: Loader,
     results: dict[str, Validation],
     table: Table,
@@ -147,7 +163,7 @@ def _content(
             f"scale, shift{of_head}": f"{scale:.4g} eV, {shift:.4g} eV"
             for of_head, scale, shift in zip(_of_heads(model), model.scales, model.shifts, strict=True)
         },
-        "epochs, steps": f"{int(state.epoch)}, {int(state.step)} ({int(state.skipped)} skipped); best after epoch {int(best.epoch)}",
+        "epochs, steps": f"{int(state.epoch)}, {int(state.step)} ({int(state.skipped)} skipped); best after epoch {best.epoch}",
         "time per epoch": f"{seconds:.3g} s of training (median), {loader.steps_per_epoch} steps",
         "batches": f"{packing['slot_efficiency']:.1%} of neighbour slots and {packing['node_efficiency']:.1%} of atom slots in use, "
         f"{packing['shapes_used']} compiled shape(s)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from macejax.train.finish import export_best, finish
 from macejax.train.guard import stop_on_signal
 from macejax.train.log import open_log
 from macejax.train.metrics import ALL
+from macejax.train.prepare import first_params
 from macejax.train.resume import checkpoint_info, restore
 from macejax.train.schedule import applied_learning_rate, observe_validation, set_learning_rate
 from macejax.train.setup import Run, check, set_up
@@ -93,15 +94,18 @@ def train(config: TrainConfig, *, resume: bool = False, quiet: bool = False, sto
 
 
 def _begin(run: Run, state: TrainState) -> TrainState:
-    """Validate the weights before the first step. Those of a model to start from may stay the best; random ones are none to save."""
+    """Validate the weights before the first step."""
     result = _validate(run, state)
-    if run.prepared.start is not None and int(state.best_epoch) < 0:  # a run that was stopped before its first step has them saved
-        state = record_validation(state, result.loss)
-    best = int(state.best_epoch) == 0
-    _report(run, state, result, best=best)
-    if best:
-        _save(run, "best", state)
+    state = _with_start(run, state, result)
+    _report(run, state, result, best=int(state.best_epoch) == 0)
     return state
+
+
+def _with_start(run: Run, state: TrainState, result: Validation) -> TrainState:
+    """With the weights of the model to start from, and their validation, as the best so far of a stage. Random ones are none to keep."""
+    if run.prepared.params is None or not np.isfinite(result.loss):
+        return state
+    return state._replace(best_value=jnp.asarray(result.loss, state.best_value.dtype), best_epoch=jnp.zeros_like(state.best_epoch))
 
 
 def _is_over(run: Run, state: TrainState) -> bool:
@@ -120,7 +124,10 @@ def _enter_stage_two_if_due(run: Run, state: TrainState) -> TrainState:
     run.log.say(
         f"second stage from epoch {int(state.epoch)} on: new weights of the loss, learning rate {run.config.stage_two.learning_rate:g}."
     )
-    return begin_stage(state, 1, set_learning_rate(state.opt_state, run.config.stage_two.learning_rate))
+    state = begin_stage(state, 1, set_learning_rate(state.opt_state, run.config.stage_two.learning_rate))
+    if run.prepared.params is None:
+        return state
+    return _with_start(run, state, _validate(run, state, first_params(run.prepared, run.config)))
 
 
 def _train_epoch(run: Run, state: TrainState) -> tuple[TrainState, str | None]:
@@ -169,10 +176,11 @@ def _validates(run: Run, state: TrainState) -> bool:
     return epoch % run.config.run.validate_every == 0 or epoch >= (run.config.stage_two_start() if first_of_two else run.config.run.epochs)
 
 
-def _validate(run: Run, state: TrainState) -> Validation:
-    """Validate the averaged weights."""
+def _validate(run: Run, state: TrainState, params: Any = None) -> Validation:
+    """Validate the averaged weights, or others."""
     stage = run.stages[int(state.stage)]
-    return validate(stage.eval_step, stage.loss, eval_params(state), run.valid, run.prepared.structures["valid"])
+    params = eval_params(state) if params is None else params
+    return validate(stage.eval_step, stage.loss, params, run.valid, run.prepared.structures["valid"])
 
 
 def _report(run: Run, state: TrainState, result: Validation, train_loss: float | None = None, best: bool = False) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from macejax.config import ConfigError, DataConfig, ModelConfig, TrainConfig
@@ -31,7 +33,7 @@ from macejax.data.statistics import (
     split_isolated,
 )
 from macejax.data.structure import DataError, Structure
-from macejax.model.model import Model
+from macejax.model.model import Model, init_model
 from macejax.train.start import Start, digest, estimated_e0s, fit_start
 
 SUBSETS = ("train", "valid", "test")
@@ -76,6 +78,8 @@ def prepare(config: TrainConfig, warn: Callable[[str], None], start: Start | Non
         for structures in subsets.values():
             require_whole_charges(structures)
     begun = None if start is None else fit_start(start, heads, elements)
+    if begun is not None and "average" in config.data.e0s_names():
+        warn("data.e0s is average, which takes up what atoms gain by binding, and the model to start from adds that again: try estimated.")
     e0s, scales, shifts = [], [], []
     for head, structures in zip(heads, of_heads, strict=True):
         with _of_which_head(head, heads):
@@ -99,6 +103,14 @@ def prepare(config: TrainConfig, warn: Callable[[str], None], start: Start | Non
         shift=_by_head(shifts),
     )
     return Prepared(model, subsets, graphs, _fingerprint(model, graphs), None, None)
+
+
+def first_params(prepared: Prepared, config: TrainConfig) -> Any:
+    """Weights before the first step, in the precision of the run: those of the model to start from, or random ones."""
+    dtype = jnp.dtype(config.run.precision.parameters)
+    if prepared.params is None:
+        return init_model(prepared.model, jax.random.key(config.run.seed), dtype).params
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prepared.params)
 
 
 def require_labels(graphs: Sequence[Graph], terms: Iterable[str]) -> None:
@@ -209,9 +221,10 @@ def _heads(
     for field, meaning in (("total_charge", "total charge"), ("total_spin", "spin multiplicity")):
         values = sorted({getattr(structure, field) for structure in every})
         if len(values) > 1 and field not in embedded:
+            hint = " (model.joint_embedding makes it an input)" if architecture is config.model else ""
             warn(
                 f"the {meaning} differs between structures ({values[0]:g} to {values[-1]:g}); the model does not know of it and will "
-                f"learn a mean (model.joint_embedding makes it an input)."
+                f"learn a mean{hint}."
             )
     return heads
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from macejax.cache import Compilation
@@ -19,13 +18,13 @@ from macejax.config.predicts import PREDICTS
 from macejax.data.graph import Graph
 from macejax.data.loader import Loader, Step
 from macejax.data.pack import pack_all
-from macejax.model.model import build, init_model
+from macejax.model.model import build
 from macejax.potential.predict import SiteEnergy
 from macejax.train.log import Log, StepLog
 from macejax.train.loss import Loss, loss_terms
 from macejax.train.optimizer import make_optimizer
 from macejax.train.parallel import local_devices, make_eval_step, make_train_step
-from macejax.train.prepare import Prepared, check_validation, count_labels, prepare, require_labels
+from macejax.train.prepare import Prepared, check_validation, count_labels, first_params, prepare, require_labels
 from macejax.train.schedule import schedule_factor
 from macejax.train.start import Start
 from macejax.train.state import TrainState, init_state
@@ -107,6 +106,7 @@ def set_up(
       compiled: grows with the programs that are compiled.
 
     Raises:
+      ConfigError: an option that fits neither data nor the model to start from.
       DataError: the data cannot be used.
     """
     if writes:
@@ -124,7 +124,7 @@ def set_up(
         devices=range(first, first + local),
         dtype=config.run.precision.parameters,
     )
-    params = _first_params(prepared, config.run.seed, jnp.dtype(config.run.precision.parameters))
+    params = first_params(prepared, config)
     optimizer = make_optimizer(config.optimizer, params, loader.steps_per_epoch, config.run.epochs)
     state = init_state(params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
     apply = build(prepared.model, matmul_precision=config.run.precision.products).apply
@@ -139,13 +139,6 @@ def set_up(
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
     _describe(log, prepared, loader, state, stages, local)
     return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
-
-
-def _first_params(prepared: Prepared, seed: int, dtype: jnp.dtype) -> Any:
-    """Weights before the first step."""
-    if prepared.params is None:
-        return init_model(prepared.model, jax.random.key(seed), dtype).params
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prepared.params)
 
 
 def _losses(config: TrainConfig) -> list[LossConfig]:

@@ -13,7 +13,7 @@ import numpy as np
 from macejax.checkpoint.load import load_with_extra
 from macejax.config import ConfigError, in_a_sentence
 from macejax.config.start import StartConfig
-from macejax.data.species import names
+from macejax.data.species import elements_of, names
 from macejax.data.statistics import compositions, solve_e0s
 from macejax.data.structure import DataError, Structure
 from macejax.model.heads import select_elements, take_heads
@@ -105,16 +105,19 @@ def estimated_e0s(model: Model, head: str, structures: Sequence[Structure]) -> d
     labelled = [structure for structure in structures if not np.isnan(structure.energy)]
     if not labelled:
         raise DataError("E0s cannot be estimated: no structure has an energy.")
-    with warnings.catch_warnings():
+    # In float64, whatever the run computes in, so that a run which goes on elsewhere finds the same ones.
+    with warnings.catch_warnings(), jax.enable_x64(True):
         warnings.simplefilter("ignore", UserWarning)  # of the structures: they are said when the run's own graphs are built
-        found = evaluate(alone, labelled, dtype="float64" if jax.config.jax_enable_x64 else None)
+        found = evaluate(alone, labelled, dtype="float64")
     wrong = [graph.energy - predicted.energy for graph, predicted in zip(found.graphs, found.validation.predicted, strict=True)]
     if not np.isfinite(wrong).all():
         worst = labelled[int(np.argmin(np.isfinite(wrong)))]
         raise DataError(f"{worst.source}: the model to start from predicts no finite energy: are there atoms at one point?")
-    moves = solve_e0s(compositions(labelled, model.config.elements), np.asarray(wrong), model.config.elements)
-    # Rounded, so that a run goes on elsewhere, where the same energies have other last digits.
-    return {number: round(e0 + moves[number], 6) for number, e0 in zip(model.config.elements, alone.config.e0_table[0], strict=True)}
+    present = elements_of(labelled)
+    moves = solve_e0s(compositions(labelled, present), np.asarray(wrong), present, "moves of the E0s")
+    # Rounded, for the same reason: the last digits are those of the device.
+    own = zip(model.config.elements, alone.config.e0_table[0], strict=True)
+    return {number: round(e0 + moves.get(number, 0.0), 6) for number, e0 in own}
 
 
 def digest(params: Any) -> str:

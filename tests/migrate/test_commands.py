@@ -75,11 +75,12 @@ def test_fine_tuning(tmp_path):
 
 def test_multihead_fine_tuning_is_refused(tmp_path):
     """It is on by default in mace_run_train, and fetches structures to replay; the rest of the configuration stands."""
-    command = FINE_TUNING.replace("--multiheads_finetuning False", "--foundation_head omat_pbe --E0s estimated --r_max 5")
+    command = FINE_TUNING.replace("--multiheads_finetuning False", "--foundation_head omat_pbe --E0s estimated --r_max 4.5")
     migration = migrated(command.replace("--E0s average ", "").replace("small", "mh-1"))
     assert [sentence.partition(":")[0] for sentence in migration.refused] == ["--multiheads_finetuning"]
     config = loaded(migration, tmp_path)
-    assert (config.start.model, config.start.head, config.data.e0s, config.model.cutoff) == ("mh-1", "omat_pbe", "estimated", 5.0)
+    assert (config.start.model, config.start.head, config.data.e0s) == ("mh-1", "omat_pbe", "estimated")
+    assert "model.cutoff" not in migration.options
     assert "# LEFT OUT --multiheads_finetuning: macejax fetches" in (tmp_path / "migrated.yaml").read_text()
 
 

@@ -22,7 +22,7 @@ from macejax.train.evaluate import evaluate
 from macejax.train.log import read_metrics
 from macejax.train.loop import train
 from macejax.train.prepare import Prepared, prepare
-from macejax.train.start import read_start
+from macejax.train.start import digest, read_start
 from tests.reliability.tiny import shared_steps, waters
 
 LICENCE = {"licence": "MIT", "source": "somewhere", "name": "old", "epoch": 7, "mae_rmse": {"test": {}}}
@@ -107,14 +107,23 @@ def test_training_from_a_model(tmp_path, capsys, monkeypatch):
     assert metrics[-1]["best"] and metrics[-1]["loss"] < metrics[0]["loss"]
     written, extra = load_with_extra(outcome.model_path)
     assert (extra["licence"], extra["source"], extra["name"], extra["epoch"]) == ("MIT", "somewhere", "tuned", 3)
-    assert extra["started_from"]["model"].endswith("start.mace") and len(extra["started_from"]["sha256"]) == 64
+    assert extra["started_from"]["model"].endswith("start.mace") and extra["started_from"]["sha256"] == digest(model().params)
     assert written.config.elements == (1, 8) and "cutoff 3.5 Angstrom; 2 of its 3 elements" in capsys.readouterr().out
     assert "start.mace" in reports[0].facts["start"] and "2 of its 3 elements" in reports[0].facts["start"]
 
 
-def test_weights_that_training_spoils_stay_the_best(tmp_path):
-    """A learning rate that ruins the model ends with the model as it was."""
-    outcome = train(configuration(tmp_path, optimizer__learning_rate=30.0), quiet=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stage_two__enabled": True, "stage_two__start": 2, "stage_two__learning_rate": 30.0},
+        pytest.param({"run__ema_decay": 0.5}, marks=pytest.mark.thorough),
+    ],
+    ids=["plain", "two stages", "average"],
+)
+def test_weights_that_training_spoils_stay_the_best(tmp_path, options):
+    """A learning rate that ruins the model ends with its weights as they were."""
+    outcome = train(configuration(tmp_path, optimizer__learning_rate=30.0, **options), quiet=True)
     assert load_with_extra(outcome.model_path)[1]["epoch"] == 0
     np.testing.assert_allclose(energies(macejax.load(outcome.model_path), waters(5)), energies(model(), waters(5)), rtol=0, atol=1e-12)
 
@@ -137,13 +146,14 @@ def test_resume_is_bitwise_and_knows_its_start(tmp_path):
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_again(tmp_path, monkeypatch):
-    """The weights to start from are saved as the best before the first step; going on from there is the same run."""
+    """Going on is the same run; and so is beginning anew, for there is nothing to lose."""
     config = configuration(tmp_path)
     whole = train(configuration(tmp_path, run__name="whole"), quiet=True)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_train_epoch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config, quiet=True)
+    assert not list((tmp_path / "tuned" / "checkpoints").rglob("manifest*"))  # so that other options may be tried under this name
     resumed = train(config, resume=True, quiet=True)
     for one, other in zip(jax.tree.leaves(whole.state), jax.tree.leaves(resumed.state), strict=True):
         assert np.array_equal(one, other)
@@ -156,23 +166,35 @@ def test_estimated_e0s_undo_what_energies_are_wrong_by(tmp_path):
     moves = {1: 0.7, 8: -3.2}
     hydroxyl = [s._replace(numbers=s.numbers[:2], positions=s.positions[:2], forces=s.forces[:2]) for s in waters(8, seed=1)]
     structures = [*waters(8), *hydroxyl]
-    own = energies(model(), structures)
+    start = model(shift=-1000.0)  # which float32 does not hold to the last of six decimals
+    own = energies(start, structures)
     labelled = [s._replace(energy=float(e + sum(moves[int(n)] for n in s.numbers))) for s, e in zip(structures, own, strict=True)]
-    found = prepared(configuration(tmp_path, structures=labelled, data__e0s="estimated", data__valid_fraction=0.1)).model
+    found = prepared(configuration(tmp_path, start, structures=labelled, data__e0s="estimated", data__valid_fraction=0.1)).model
     np.testing.assert_allclose(found.e0s, [-1.0 + 0.7, -8.0 - 3.2], rtol=0, atol=2e-6)
     waters_alone = [s for s in labelled if len(s.numbers) == 3]
     with pytest.warns(UserWarning, match="compositions determine only 1 of the 2"):
-        rest = prepared(configuration(tmp_path, structures=waters_alone, data__e0s="estimated")).model
+        rest = prepared(configuration(tmp_path, start, structures=waters_alone, data__e0s="estimated")).model
     total = 2 * (rest.e0s[0] + 1.0) + rest.e0s[1] + 8.0
     assert total == pytest.approx(2 * 0.7 - 3.2, abs=3e-6)
+    config = configuration(tmp_path, start, structures=labelled, data__e0s="estimated", data__valid_fraction=0.1, run__dtype="float32")
+    with jax.enable_x64(False):
+        single = prepared(config)
+    assert single.model.e0s == found.e0s  # a run may go on where sums are rounded otherwise
     with pytest.raises(DataError, match="E0s cannot be estimated: no structure has an energy"):
-        prepared(configuration(tmp_path, structures=[s._replace(energy=np.nan) for s in waters(8)], data__e0s="estimated"))
+        prepared(configuration(tmp_path, start, structures=[s._replace(energy=np.nan) for s in waters(8)], data__e0s="estimated"))
 
 
 def test_e0s_of_the_data_replace_those_of_the_model(tmp_path):
     assert prepared(configuration(tmp_path, data__e0s={"H": -13.0, "O": -430.0})).model.e0s == (-13.0, -430.0)
     with pytest.raises(DataError, match=r"no frame has config_type=IsolatedAtom.*set data.e0s to estimated or foundation"):
         prepared(configuration(tmp_path, data__e0s="isolated"))
+
+
+def test_averages_beside_a_model_are_suspicious(tmp_path):
+    said: list[str] = []
+    with pytest.warns(UserWarning, match="E0s by least squares"):
+        prepared(configuration(tmp_path, data__e0s="average"), said)
+    assert any("the model to start from adds that again: try estimated" in line for line in said)
 
 
 def test_heads_go_on_or_start_as_copies(tmp_path):
@@ -198,12 +220,19 @@ def test_the_only_head_may_be_called_otherwise(tmp_path):
     both = model(("a", "b"))
     found = prepared(configuration(tmp_path, both, start__head="b"))  # the data have no heads: all of them are `Default`
     assert found.model.heads == ("Default",) and found.model.e0s == (-2.0, -9.0) and found.model.scale == 1.5
+    named = [s._replace(head="a") for s in waters(16)]
+    assert prepared(configuration(tmp_path, both, named)).model.scale == 0.5  # goes on
+    assert prepared(configuration(tmp_path, both, named, start__head="b")).model.scale == 1.5  # starts as the one that was asked for
 
 
 def test_several_heads_are_trained_from_a_model(tmp_path):
     structures = [s._replace(head="pt" if n % 2 else "mine") for n, s in enumerate(waters(16))]
     outcome = train(configuration(tmp_path, model(("pt",)), structures, run__epochs=1), quiet=True)
-    assert set(macejax.load(outcome.model_path).config.heads) == {"pt", "mine"}
+    found = macejax.load(outcome.model_path)
+    assert set(found.config.heads) == {"pt", "mine"} and set(found.config.scales) == {0.5} and set(found.config.e0_table) == {(-1.0, -8.0)}
+    start, columns = prepared(configuration(tmp_path, model(("pt",)), structures)).params["params"], found.params["params"]
+    moved = np.abs(columns["readout_0"]["linear"] - start["readout_0"]["linear"])
+    assert moved.min() > 0 and not np.array_equal(*columns["readout_0"]["linear"].T)  # each head has learnt its own
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def multiheads(name: str, arguments: Arguments) -> Iterator[Outcome]:
             "macejax fetches and draws no replay data, and would learn the new data alone: to keep what the model knows, add structures "
             "with labels of its own level of theory to data.train, with the name of its head as their head."
         )
+    elif name in arguments.given:
+        yield Note("nothing is replayed, as in mace_run_train without --pt_train_file.")
 
 
 def only_beside(outcome: Outcome) -> Rule:
