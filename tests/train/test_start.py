@@ -250,6 +250,14 @@ def test_what_does_not_fit_the_model(tmp_path, options, message):
         prepared(config)
 
 
+def test_a_file_of_mace_torch_is_a_start(tmp_path, real_data):
+    path = real_data / "models" / "solvent_xtb" / "mace01.model"
+    found = prepared(configuration(tmp_path, start__model=str(path)))
+    own = macejax.load(path)
+    assert found.model == macejax.select_elements(own, [1, 8]).config
+    np.testing.assert_allclose(energies(Model(found.model, found.params), waters(3)), energies(own, waters(3)), rtol=0, atol=1e-9)
+
+
 def test_elements_that_the_model_lacks(tmp_path):
     strange = [s._replace(numbers=np.array([7, 1, 1])) for s in waters(16)]
     with pytest.raises(DataError, match=r"start\.mace does not know N; it knows H, C, O"):
