@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ class Start(NamedTuple):
     def origin(self) -> dict[str, Any]:
         """What a model file made of it keeps: licence and source of those weights, and their digest."""
         kept = {name: value for name, value in self.extra.items() if name not in ("name", "epoch", "step", "mae_rmse")}
-        return {**kept, "started_from": {"model": self.name, "sha256": digest(self.model.params)}}
+        return {**kept, "started_from": f"{Path(self.name).name}, weights of sha256 {digest(self.model.params)}"}
 
     def describe(self, heads: Sequence[str], elements: Sequence[int]) -> str:
         """For the reader of a log: what a run with these heads and elements starts from."""

@@ -87,7 +87,7 @@ def test_one_structure_is_enough(name: str, rows: tuple[int, ...]) -> None:
 
 @pytest.mark.thorough
 def test_a_mace_keeps_the_other_promises() -> None:
-    report = report_of(config(), FEW, rows=OTHERS)
+    report = report_of(config(), FEW[:3], rows=OTHERS)
     assert report.passed, str(report)
 
 

@@ -107,7 +107,7 @@ def test_training_from_a_model(tmp_path, capsys, monkeypatch):
     assert metrics[-1]["best"] and metrics[-1]["loss"] < metrics[0]["loss"]
     written, extra = load_with_extra(outcome.model_path)
     assert (extra["licence"], extra["source"], extra["name"], extra["epoch"]) == ("MIT", "somewhere", "tuned", 3)
-    assert extra["started_from"]["model"].endswith("start.mace") and extra["started_from"]["sha256"] == digest(model().params)
+    assert extra["started_from"] == f"start.mace, weights of sha256 {digest(model().params)}"  # not its folder, which is the user's own
     assert written.config.elements == (1, 8) and "cutoff 3.5 Angstrom; 2 of its 3 elements" in capsys.readouterr().out
     assert "start.mace" in reports[0].facts["start"] and "2 of its 3 elements" in reports[0].facts["start"]
 
