@@ -41,10 +41,10 @@ def remove_head(model: Model, head: str) -> Model:
     Raises:
       ValueError: there is no such head, or it is the last one.
     """
-    gone = _place(model, head)
+    _place(model, head)
     if len(model.config.heads) == 1:
         raise ValueError(f"{head!r} is the only head of the model.")
-    return take_heads(model, {name: name for place, name in enumerate(model.config.heads) if place != gone})
+    return take_heads(model, {name: name for name in model.config.heads if name != head})
 
 
 def take_heads(model: Model, sources: Mapping[str, str]) -> Model:

@@ -20,11 +20,12 @@ from macejax.data.loader import Loader, Step
 from macejax.data.pack import pack_all
 from macejax.model.model import build
 from macejax.potential.predict import SiteEnergy
+from macejax.train.labels import check_validation, count_labels, require_labels
 from macejax.train.log import Log, StepLog
 from macejax.train.loss import Loss, loss_terms
 from macejax.train.optimizer import make_optimizer
 from macejax.train.parallel import local_devices, make_eval_step, make_train_step
-from macejax.train.prepare import Prepared, check_validation, count_labels, first_params, prepare, require_labels
+from macejax.train.prepare import Prepared, first_params, prepare
 from macejax.train.schedule import schedule_factor
 from macejax.train.start import Start
 from macejax.train.state import TrainState, init_state

@@ -68,7 +68,7 @@ def test_off23(tmp_path, monkeypatch):
 def test_fine_tuning(tmp_path):
     migration = migrated(FINE_TUNING)
     assert not migration.refused and "scale, shift" in note(migration, "foundation_model")
-    assert "whose architecture is kept" in note(migration, "scaling")
+    assert "whose architecture and constants are kept" in note(migration, "scaling")
     config = loaded(migration, tmp_path)
     assert (config.start.model, config.data.e0s, config.loss.forces_weight, config.run.dtype) == ("small", "average", 1.0, "float32")
 

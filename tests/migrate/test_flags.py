@@ -184,6 +184,12 @@ def test_inputs_become_a_list():
     assert options["data.keys.inputs"] == ["elec_temp", "field"]
 
 
+def test_a_default_that_is_given_is_not_said_to_hold():
+    """macejax draws no replay data, as many as may be asked for."""
+    migration = migrated(f"{MINIMAL} --foundation_model a.model --num_samples_pt 10000")
+    assert any("macejax draws and labels no replay data" in sentence for sentence in migration.notes)
+
+
 def test_every_flag_alone_acts_or_is_told():
     """Any flag at any value but its default changes the configuration, is refused, or is explained."""
     samples = {"name": "b", "train_file": "b.xyz", "hidden_irreps": "8x0e", "atomic_numbers": "[1]", "E0s": "average", "radial_MLP": "[8]"}

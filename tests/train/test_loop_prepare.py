@@ -12,8 +12,9 @@ import pytest
 from macejax.config import ConfigError
 from macejax.data.structure import DataError, Structure
 from macejax.data.write import write
+from macejax.train.labels import check_validation, require_labels
 from macejax.train.loop import train
-from macejax.train.prepare import check_validation, prepare, require_labels
+from macejax.train.prepare import prepare
 from tests.reliability.tiny import configuration, waters
 
 

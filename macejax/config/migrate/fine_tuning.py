@@ -36,19 +36,19 @@ def multiheads(name: str, arguments: Arguments) -> Iterator[Outcome]:
     """--multiheads_finetuning, on by default, which fetches replay data for the models that mace_run_train knows by name."""
     files = arguments.values["pt_train_file"]
     wanted = arguments.values[name] and (files is not None or not str(arguments.values[OWNER]).endswith((".model", ".pt", ".mace")))
-    if not starts(arguments):
-        yield from _beside_a_model(name, arguments)
-    elif wanted:
+    if starts(arguments) and wanted:
         yield Refusal(
             "macejax fetches and draws no replay data, and would learn the new data alone: to keep what the model knows, add structures "
             "with labels of its own level of theory to data.train, with the name of its head as their head."
         )
-    elif name in arguments.given:
-        yield Note("nothing is replayed, as in mace_run_train without --pt_train_file.")
+    else:
+        yield from _beside_a_model(name, arguments, Note("nothing is replayed, as in mace_run_train without --pt_train_file."))
 
 
 def only_beside(outcome: Outcome) -> Rule:
-    """A flag that does nothing where no model is started from; where one is, and the flag is not at its default, this is what is said."""
+    """A flag that does nothing where no model is started from. Where one is, this is said: a note of any flag that is given, a refusal of
+    what is not the default, which is what macejax does.
+    """
 
     def rule(name: str, arguments: Arguments) -> Iterator[Outcome]:
         yield from _beside_a_model(name, arguments, outcome)
@@ -56,11 +56,11 @@ def only_beside(outcome: Outcome) -> Rule:
     return rule
 
 
-def _beside_a_model(name: str, arguments: Arguments, outcome: Outcome | None = None) -> Iterator[Outcome]:
+def _beside_a_model(name: str, arguments: Arguments, outcome: Outcome) -> Iterator[Outcome]:
     if not starts(arguments):
         if name in arguments.given:
             yield Note(IDLE)
-    elif outcome is not None and arguments.values[name] != arguments.defaults[name]:
+    elif arguments.values[name] != arguments.defaults[name] or (isinstance(outcome, Note) and name in arguments.given):
         yield outcome
     elif name in arguments.given:
         yield Note("it is so in macejax.")

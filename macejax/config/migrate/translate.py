@@ -45,7 +45,7 @@ def migrate(arguments: Arguments) -> Migration:
     for name, outcome in _outcomes(arguments):
         if isinstance(outcome, Set) and starts(arguments) and outcome.option in fine_tuning.IGNORED:
             if name in arguments.given:
-                text = "without effect, as in mace_run_train, beside --foundation_model, whose architecture is kept."
+                text = "without effect beside --foundation_model, whose architecture and constants are kept."
                 notes.setdefault(text, []).append(_spellings(name))
         elif isinstance(outcome, Set) and outcome.option in IGNORED.get(arguments.values["model"], ()):
             if outcome.value != _default(outcome.option):
