@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import jraph
 
 from macejax.ops.gather import gather_neighbors
+from macejax.ops.harmonics import harmonics
 
 # Atoms closer than this (Angstrom) count as coincident: length 0 and no direction. Below it the third derivative of a length overflows
 # float32.
@@ -87,10 +87,7 @@ def spherical_harmonics(vectors: jax.Array, lengths: jax.Array, l_max: int) -> j
 
     Component normalisation, |Y_l|^2 = 2l + 1, and e3nn's order of axes: Y_1 = sqrt(3) (x, y, z) / r. Degrees above 0 vanish where r = 0.
     """
-    directions = _direction(vectors, lengths)
-    irreps = e3nn.Irreps.spherical_harmonics(l_max)
-    x = e3nn.IrrepsArray("1o", directions)
-    return e3nn.spherical_harmonics(irreps, x, False, "component", algorithm=("recursive", "sparse", "custom_jvp")).array
+    return harmonics(_direction(vectors, lengths), l_max)
 
 
 @jax.custom_jvp

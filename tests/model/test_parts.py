@@ -20,6 +20,7 @@ from macejax.model.coupling import convolution_paths, polynomials, wigner_3j
 from macejax.model.geometry import edge_vectors, safe_norm, spherical_harmonics, sum_per_graph
 from macejax.model.radial import bessel, polynomial_cutoff
 from macejax.ops.contraction import monomials
+from macejax.ops.harmonics import harmonics
 from tests.structures import atoms, structure
 
 # mace-torch's number of paths (columns of its U matrices), and the rank of their symmetric part.
@@ -174,12 +175,23 @@ def test_derivatives_of_harmonics_are_those_of_plain_differentiation():
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("degree", range(9))
+def test_harmonics_are_those_of_e3nn(degree):
+    v = jax.random.normal(jax.random.key(0), (4, 3))
+    irreps = e3nn.Irreps.spherical_harmonics(degree)
+    f = lambda v: e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", v), normalize=False, normalization="component").array  # noqa: E731
+    expected = f(v), jax.vmap(jax.jacfwd(f))(v)
+    found = harmonics(v, degree), jax.vmap(jax.jacrev(lambda v: harmonics(v, degree)))(v)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12 * np.abs(y).max())
+
+
 def test_harmonics_are_component_normalised_and_ordered():
     v = jax.random.normal(jax.random.key(0), (5, 3))
-    harmonics = np.asarray(spherical_harmonics(v, safe_norm(v), 3))
+    found = np.asarray(spherical_harmonics(v, safe_norm(v), 3))
     for degree in range(4):
-        np.testing.assert_allclose((harmonics[:, degree**2 : (degree + 1) ** 2] ** 2).sum(-1), 2 * degree + 1, rtol=1e-12)
-    np.testing.assert_allclose(harmonics[:, 1:4], np.sqrt(3) * v / np.linalg.norm(v, axis=-1, keepdims=True), rtol=1e-12)
+        np.testing.assert_allclose((found[:, degree**2 : (degree + 1) ** 2] ** 2).sum(-1), 2 * degree + 1, rtol=1e-12)
+    np.testing.assert_allclose(found[:, 1:4], np.sqrt(3) * v / np.linalg.norm(v, axis=-1, keepdims=True), rtol=1e-12)
 
 
 def two_structures():
