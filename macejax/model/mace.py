@@ -115,7 +115,7 @@ class MACE(nn.Module):
 
     def _energies(self, vectors: jax.Array, graph: jraph.GraphsTuple) -> tuple[jax.Array, jax.Array | None]:
         layers = self._layers(vectors, graph)
-        energies = [repulsion(vectors, graph, self.config)] * self.config.pair_repulsion + layers.energies
+        energies = [repulsion(vectors, graph, self.config), *layers.energies] if self.config.pair_repulsion else layers.energies
         return jnp.where(graph.nodes["mask"][:, None], jnp.stack(energies, axis=-1), 0), layers.embedded
 
     @nn.compact
