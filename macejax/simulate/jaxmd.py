@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jraph
 import numpy as np
 
 from macejax.config import ConfigError, ModelConfig
@@ -32,6 +33,7 @@ from macejax.potential import SiteEnergy
 from macejax.potential.predict import energies_of
 from macejax.simulate import list_shape, row_list
 from macejax.simulate.lattice import Pbc
+from macejax.simulate.prune import prune
 from macejax.simulate.row_list import RowList
 from macejax.simulate.system import check_model, e0s_of, graph_of, species_of
 
@@ -45,7 +47,8 @@ class Neighbors:
     """A list of N atoms, as jax-md uses one: `neighbor = neighbor.update(R)` after every step, inside jit or out of it.
 
     A step computes its forces before the list is updated. The list is therefore renewed when `USE` of the skin is used up; an update that
-    finds more used than there is came too late, and is counted.
+    finds more used than there is came too late, and is counted. An energy computes with the edges within the cutoff, for which there are
+    fewer slots than for all of the list: where it has too few, it is NaN, and the update at those positions flags the overflow.
     """
 
     rows: RowList
@@ -59,7 +62,9 @@ class Neighbors:
         box = self.box if box is None else jnp.asarray(box)
         positions, cell = _real(R, box, self.fractional)
         late = self.num_late + row_list.is_stale(self.rows, positions, cell)
-        return replace(self, rows=row_list.update(self.rows, positions, cell, USE), box=box, num_late=late)
+        rows = row_list.update(self.rows, positions, cell, USE)
+        rows = row_list.watched(rows, row_list.near_degree(rows, positions, cell))
+        return replace(self, rows=rows, box=box, num_late=late)
 
     def is_stale(self, R: jax.Array, box: jax.Array | None = None) -> jax.Array:
         """Whether an energy of these positions could miss an edge: `update` comes before it, then."""
@@ -67,7 +72,7 @@ class Neighbors:
 
     @property
     def did_buffer_overflow(self) -> jax.Array:
-        """Whether any update since the allocation lost an edge: allocate anew, and go back to before it. Later updates keep it."""
+        """Whether edges were lost at any update since the allocation: allocate anew, and go back to before it. Later updates keep it."""
         return self.rows.overflow
 
     @property
@@ -102,6 +107,9 @@ def potential(
     real (Angstrom) or fractional; it may be wrapped at any time. `box` is that of the list where it is not given. The dtype of R is that of
     positions, that of params the model's. Differentiable by params, R, box and perturbation, to any order; edge vectors come from R and box
     in every call. By `box`, at fixed fractional coordinates: stress = dE/dbox box^T / V, equal to that of `macejax.predict`.
+
+    It is NaN, with all derivatives, where an atom has more neighbours within the cutoff than the list has slots for; `did_buffer_overflow`
+    of an update at these positions says so.
 
     Args:
       model: a Model, of which only the configuration is used, or a ModelConfig.
@@ -143,12 +151,17 @@ def potential(
     def energy_fn(params: Any, R: jax.Array, neighbor: Neighbors, box: Any = None, perturbation: Any = None, **unused: Any) -> jax.Array:
         _only_known(unused)
         positions, cell = _real(R, neighbor.box if box is None else jnp.asarray(box, R.dtype), fractional_coordinates)
+        shape = neighbor.rows.shape
+
+        def vectors_of(graph: jraph.GraphsTuple) -> jax.Array:
+            vectors = edge_vectors(graph)
+            return vectors if perturbation is None else jax_md_space().raw_transform(jnp.asarray(perturbation), vectors)
+
         graph = graph_of(species, positions, cell, neighbor.rows)
-        vectors = edge_vectors(graph)
-        if perturbation is not None:
-            vectors = jax_md_space().raw_transform(jnp.asarray(perturbation), vectors)
+        graph, degrees = prune(graph, shape.cutoff, shape.near_slots, vectors_of(graph))
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        return jnp.sum(energies_of(function(params, vectors.astype(dtype), graph)).astype(R.dtype))
+        energy = jnp.sum(energies_of(function(params, vectors_of(graph).astype(dtype), graph)).astype(R.dtype))
+        return energy * jnp.where(jnp.max(degrees) > shape.near_slots, jnp.nan, 1)  # a factor: derivatives are NaN, too
 
     return NeighborFns(allocate, update), energy_fn
 

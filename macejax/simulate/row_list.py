@@ -114,6 +114,16 @@ def watched(rows: RowList, near_degree: jax.Array) -> RowList:
     return replace(rows, overflow=overflow, near_degree=jnp.maximum(rows.near_degree, near_degree))
 
 
+def near_degree(rows: RowList, positions: jax.Array, cell: jax.Array) -> jax.Array:
+    """The most edges within the cutoff, and what rounding could take for it, that an atom has in the list, [] int32."""
+    number, shape = len(positions), rows.shape
+    settled = settle(rows, positions, cell)
+    lattice = jnp.matmul(rows.shift.astype(positions.dtype), cell, precision=jax.lax.Precision.HIGHEST)
+    vectors = settled[rows.senders] - jnp.repeat(settled, shape.slots, axis=0) + lattice
+    near = rows.mask & ~(jnp.sum(vectors**2, axis=-1) > (shape.cutoff * (1 + ROUNDING)) ** 2)
+    return jnp.max(jnp.sum(near.reshape(number, shape.slots), axis=1), initial=0).astype(jnp.int32)
+
+
 def is_stale(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.0) -> jax.Array:
     """Whether a pair within the cutoff may be missing, [] bool; with `use` below 1, whether that part of the skin is used up."""
     pbc, shape = rows.shape.pbc, rows.shape

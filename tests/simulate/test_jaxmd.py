@@ -10,11 +10,12 @@ from ase import Atoms, units
 from ase.build import bulk, fcc111
 from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
+from ase.neighborlist import neighbor_list
 from ase.optimize import FIRE
 
 import macejax
 from macejax.config import ModelConfig
-from macejax.data.batch import batch, capacity_for
+from macejax.data.batch import batch, capacity_for, round_slots
 from macejax.data.read import from_atoms
 from macejax.data.structure import DataError
 from macejax.simulate import Calculator, Ensemble, run_md, run_on_device
@@ -195,6 +196,60 @@ def test_an_overflow_is_flagged_until_the_list_is_allocated_anew():
     updated, fresh = update(0.6 * R, larger), neighbor_fn.allocate(0.6 * R)
     assert not updated.did_buffer_overflow
     assert energy(MODEL.params, 0.6 * R, updated) == pytest.approx(float(energy(MODEL.params, 0.6 * R, fresh)), abs=1e-9)
+
+
+def test_energies_are_of_the_edges_within_the_cutoff():
+    """In as many slots as these need; where there are too few, the energy and its gradient are NaN, and the update says why."""
+    seen = []
+
+    def counting(params, vectors, graph):
+        seen.append(vectors.shape[1])
+        return morse(params, vectors, graph)
+
+    atoms = copper((2, 2, 2))
+    neighbor_fn, energy_fn, R, box = setup(atoms, True, dr_threshold=2.5, site_energy=counting)
+    exact = most_neighbors_of(atoms, MODEL.config.cutoff)
+    neighbor = neighbor_fn.allocate(R)
+    energy = jax.jit(jax.value_and_grad(energy_fn, argnums=1))
+    atoms.calc = Calculator(MODEL, skin=0.0, site_energy=morse)
+    value, gradient = energy(MODEL.params, R, neighbor)
+    assert value == pytest.approx(interaction_energy(atoms), abs=SAME)
+    np.testing.assert_allclose(-gradient, atoms.get_forces(), atol=SAME, rtol=0)
+    assert seen and exact <= max(seen) <= round_slots(1.1 * exact) < neighbor.rows.shape.slots
+
+    small = 0.87 * box  # within the skin, and a shell more within the cutoff
+    value, gradient = energy(MODEL.params, R, neighbor, small)
+    assert np.isnan(value) and np.isnan(gradient).all()
+    updated = jax.jit(neighbor_fn.update)(R, neighbor, small)
+    assert updated.did_buffer_overflow and int(updated.rows.degree) <= updated.rows.shape.slots
+    assert jax.jit(neighbor_fn.update)(R, updated, box).did_buffer_overflow
+    larger = neighbor_fn.allocate(R, box=small)
+    assert not larger.did_buffer_overflow
+    atoms.set_cell(small.T, scale_atoms=True)
+    value, gradient = energy(MODEL.params, R, larger, small)
+    assert value == pytest.approx(interaction_energy(atoms), abs=SAME)
+    np.testing.assert_allclose(-gradient, atoms.get_forces(), atol=SAME, rtol=0)
+
+
+def test_a_perturbation_may_bring_edges_in():
+    """Which edges are within the cutoff is seen where the perturbation has put the atoms."""
+    atoms = copper((2, 2, 2))
+    neighbor_fn, energy_fn, R, box = setup(atoms, True, dr_threshold=1.0)
+    neighbor = neighbor_fn.allocate(R, extra_capacity=20)
+    perturbation = np.diag([0.96, 0.97, 1.02])
+    value = energy_fn(MODEL.params, R, neighbor, perturbation=perturbation)
+    atoms.set_cell(atoms.cell.array @ perturbation, scale_atoms=True)
+    atoms.calc = Calculator(MODEL, skin=0.0, site_energy=morse)
+    assert value == pytest.approx(interaction_energy(atoms), abs=SAME)
+    assert most_neighbors_of(atoms, MODEL.config.cutoff) > most_neighbors_of(copper((2, 2, 2)), MODEL.config.cutoff)
+
+
+def interaction_energy(atoms: Atoms) -> float:
+    return atoms.get_potential_energy() - jaxmd.e0_sum(MODEL.config, atoms.numbers)
+
+
+def most_neighbors_of(atoms: Atoms, cutoff: float) -> int:
+    return int(np.bincount(neighbor_list("i", atoms, cutoff)).max())
 
 
 def run(steps, init, apply, R, neighbor, look, **options):
