@@ -2,7 +2,7 @@
 
 from macejax.config.embedding import EmbeddingConfig
 from macejax.config.model import ModelConfig, ModelSection, RadialTableConfig
-from macejax.config.optimize import LossConfig, OptimizerConfig, ScheduleConfig
+from macejax.config.optimize import LossConfig, OptimizerConfig, RateFactors, ScheduleConfig
 from macejax.config.precision import Precision, PrecisionName
 from macejax.config.run import DataConfig, KeysConfig, RunConfig, StageTwoConfig, TrainConfig
 from macejax.config.section import ConfigError, Section
@@ -19,6 +19,7 @@ __all__ = [
     "OptimizerConfig",
     "Precision",
     "PrecisionName",
+    "RateFactors",
     "RadialTableConfig",
     "RunConfig",
     "ScheduleConfig",

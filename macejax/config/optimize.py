@@ -123,6 +123,23 @@ class ScheduleConfig(Section):
         return self
 
 
+class RateFactors(Section):
+    """Factors on the learning rate of parts of the model. A part whose factor is 0 is frozen: it keeps its weights, and its gradient is not
+    computed.
+    """
+
+    embedding: float = Field(1.0, ge=0, description="Of the embeddings of elements and other inputs.")
+    interactions: float = Field(1.0, ge=0, description="Of the interactions: linear maps, radial networks, skip connections.")
+    products: float = Field(1.0, ge=0, description="Of the products: weights of the symmetric contraction and the linear maps after it.")
+    readouts: float = Field(1.0, ge=0, description="Of the readouts.")
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> RateFactors:
+        if not any(self.model_dump().values()):
+            raise ValueError("all parts of the model have the factor 0, so that nothing would be trained: give one of them another.")
+        return self
+
+
 class OptimizerConfig(Section):
     """Optimizer, gradient clipping and learning rate. The defaults are those of mace_run_train (Adam with amsgrad on)."""
 
@@ -140,6 +157,9 @@ class OptimizerConfig(Section):
     epsilon: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     clip_norm: float | None = Field(10.0, gt=0, description="Largest global norm of the gradient; null switches clipping off.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate schedule.")
+    rate_factors: RateFactors = Field(
+        RateFactors(), description="Factors on the learning rate of parts of the model; 0 freezes a part, as one may in fine-tuning."
+    )
 
     @model_validator(mode="after")
     def _schedule_free_has_no_schedule(self) -> OptimizerConfig:

@@ -63,6 +63,7 @@ def make_train_step(
     *,
     ema_decay: float | None = None,
     num_devices: int | None = None,
+    trainable: Any = None,
 ) -> Callable[[TrainState, jraph.GraphsTuple], tuple[TrainState, Info]]:
     """A function `(state, batch) -> (state, info)` that does one step over all devices.
 
@@ -79,12 +80,13 @@ def make_train_step(
       optimizer: from `make_optimizer`.
       ema_decay: decay of the moving average; needs a state that has one.
       num_devices: how many devices of each process to use, all by default.
+      trainable: tree of bools like the parameters: of which a gradient is computed; see `loss_and_gradient`.
     """
 
     def step(state: TrainState, batch: jraph.GraphsTuple) -> tuple[TrainState, Info]:
         if (ema_decay is None) != (state.ema is None):
             raise ValueError("ema_decay and the state do not agree: init_state(ema=True) and ema_decay belong together.")
-        gradient = loss_and_gradient(site_energy, loss, state.params, batch, partial(jax.lax.psum, axis_name=AXIS))
+        gradient = loss_and_gradient(site_energy, loss, state.params, batch, partial(jax.lax.psum, axis_name=AXIS), trainable)
         new, info = _advance(state, gradient, optimizer, ema_decay)
         # From all devices, so that every process can name the frames.
         return new, {**info, "suspects": jax.lax.all_gather(gradient.suspects, AXIS)}

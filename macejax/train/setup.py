@@ -23,7 +23,7 @@ from macejax.potential.predict import SiteEnergy
 from macejax.train.labels import check_validation, count_labels, require_labels
 from macejax.train.log import Log, StepLog
 from macejax.train.loss import Loss, loss_terms
-from macejax.train.optimizer import make_optimizer
+from macejax.train.optimizer import make_optimizer, rate_factors
 from macejax.train.parallel import local_devices, make_eval_step, make_train_step
 from macejax.train.prepare import Prepared, first_params, prepare
 from macejax.train.schedule import schedule_factor
@@ -129,7 +129,8 @@ def set_up(
     optimizer = make_optimizer(config.optimizer, params, loader.steps_per_epoch, config.run.epochs)
     state = init_state(params, optimizer, ema=config.run.ema_decay is not None, seed=config.run.seed)
     apply = build(prepared.model, matmul_precision=config.run.precision.products).apply
-    stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local) for loss in _losses(config))
+    trainable = jax.tree.map(lambda factor: factor > 0, rate_factors(config.optimizer.rate_factors, params))
+    stages = tuple(_stage(apply, loss_terms(loss), optimizer, config, local, trainable) for loss in _losses(config))
     for stage in stages:
         require_labels(prepared.graphs["train"], stage.loss.weights)
     check_validation(prepared.graphs["valid"], [stage.loss.weights for stage in stages], prepared.model.heads, log.warn)
@@ -138,7 +139,7 @@ def set_up(
     )
     sources = [structure.source for structure in prepared.structures["train"]]
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
-    _describe(log, prepared, loader, state, stages, local)
+    _describe(log, prepared, loader, state, stages, local, trainable)
     return Run(config, folder, writes, prepared, log, steps, optimizer, stages, loader, valid, stop), state
 
 
@@ -147,8 +148,10 @@ def _losses(config: TrainConfig) -> list[LossConfig]:
     return [config.loss, config.stage_two_loss()] if config.stage_two.enabled else [config.loss]
 
 
-def _stage(apply: SiteEnergy, loss: Loss, optimizer: optax.GradientTransformation, config: TrainConfig, local: int) -> Stage:
-    train_step = make_train_step(apply, loss, optimizer, ema_decay=config.run.ema_decay, num_devices=local)
+def _stage(
+    apply: SiteEnergy, loss: Loss, optimizer: optax.GradientTransformation, config: TrainConfig, local: int, trainable: Any
+) -> Stage:
+    train_step = make_train_step(apply, loss, optimizer, ema_decay=config.run.ema_decay, num_devices=local, trainable=trainable)
     return Stage(loss, train_step, make_eval_step(apply, loss, num_devices=local))
 
 
@@ -156,10 +159,14 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, stages: Sequence[Stage], devices: int) -> None:
+def _describe(
+    log: Log, prepared: Prepared, loader: Loader, state: TrainState, stages: Sequence[Stage], devices: int, trainable: Any
+) -> None:
     sizes = {name: f"{len(structures)} {name}" for name, structures in prepared.structures.items()}
     sizes["train"] += _partly(prepared.graphs["train"], stages)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    sizes_of = [leaf.size for leaf in jax.tree.leaves(state.params)]
+    held = sum(size for size, moves in zip(sizes_of, jax.tree.leaves(trainable), strict=True) if not moves)
+    parameters = f"{sum(sizes_of)} parameters" + (f" ({held} of them frozen)" if held else "")
     packing = loader.report()
     log.say(
         f"structures: {', '.join(sizes.values())}; {loader.steps_per_epoch} steps per epoch on {devices} {jax.default_backend()} device(s)"
@@ -172,7 +179,7 @@ def _describe(log: Log, prepared: Prepared, loader: Loader, state: TrainState, s
     if prepared.start is not None:
         log.say(f"start: {prepared.start.describe(model.heads, model.elements)}")
     constants = "" if model.has_moments else f", scale {_listed(model.scales)}, shift {_listed(model.shifts)} eV"
-    log.say(f"model: {parameters} parameters, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours{constants}")
+    log.say(f"model: {parameters}, {model.hidden_irreps}; {model.avg_num_neighbors:.4g} neighbours{constants}")
 
 
 def _partly(graphs: Sequence[Graph], stages: Sequence[Stage]) -> str:

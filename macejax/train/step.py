@@ -28,7 +28,12 @@ class Gradient(NamedTuple):
 
 
 def loss_and_gradient(
-    site_energy: SiteEnergy, loss: Loss, params: Any, batch: jraph.GraphsTuple, all_sum: Callable[[Any], Any] = lambda tree: tree
+    site_energy: SiteEnergy,
+    loss: Loss,
+    params: Any,
+    batch: jraph.GraphsTuple,
+    all_sum: Callable[[Any], Any] = lambda tree: tree,
+    trainable: Any = None,
 ) -> Gradient:
     """Loss of a batch and its gradient with respect to `params`.
 
@@ -53,6 +58,7 @@ def loss_and_gradient(
       batch: batch in row form, the part of this device.
       all_sum: sums a tree over all devices. Each label counts once wherever it lies: the local sums are divided by counts over all
         devices before they are differentiated, and the gradients summed afterwards.
+      trainable: tree of bools like `params`; where one is False, the gradient is zero and costs nothing. None: all are True.
     """
     sites, gradient = sites_and_gradient(site_energy, params, batch)
 
@@ -68,6 +74,8 @@ def loss_and_gradient(
     vectors = edge_vectors(batch)
 
     def along_direction(params: Any) -> jax.Array:
+        if trainable is not None:
+            params = jax.tree.map(lambda x, moves: x if moves else jax.lax.stop_gradient(x), params, trainable)
         if direction is None:
             return _dot(cotangent, as_sites(site_energy(params, vectors, batch)))
         with forward_mode():

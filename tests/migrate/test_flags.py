@@ -58,6 +58,15 @@ from tests.migrate.commands import MINIMAL, candidates, default, loaded, migrate
         ("--E0s IsolatedAtom", {"data.e0s": "isolated"}),
         ('--config_type_weights \'{"Default": 1.0, "bulk": 3}\'', {"data.config_type_weights": {"bulk": 3.0}}),
         ("--freeze 0 --lora_rank 3 --les_arguments x.yaml", {}),
+        ("--freeze -1", {}),
+        ("--freeze 2", {"optimizer.rate_factors.embedding": 0.0}),
+        ("--freeze 5", {"optimizer.rate_factors.embedding": 0.0, "optimizer.rate_factors.interactions": 0.0}),
+        (
+            '--freeze 6 --lr_params_factors \'{"readouts_lr_factor": 2, "products_lr_factor": 3, "others": 4}\'',
+            {f"optimizer.rate_factors.{part}": 0.0 for part in ("embedding", "interactions", "products")}
+            | {"optimizer.rate_factors.readouts": 2.0},
+        ),
+        ("--lr_params_factors '{\"embedding_lr_factor\": 0.0}'", {"optimizer.rate_factors.embedding": 0.0}),
         ("--work_dir there", {"run.directory": "there"}),
         (
             "--model AtomicDielectricMACE --loss dipole_polar --polarizability_weight 3 --energy_weight 2 --E0s average "
@@ -116,8 +125,8 @@ def test_options(command, options, tmp_path):
         "--MLP_irreps 16x0o",
         "--lbfgs",
         "--lora True",
-        "--freeze 6",
-        "--lr_params_factors '{\"embedding_lr_factor\": 0.0}'",
+        "--freeze 7",
+        "--lr_params_factors '{\"readouts_lr_factor\": 0.0}' --freeze 6",
         "--ema --optimizer schedulefree",
         "--scheduler CosineAnnealingLR",
         "--start_swa 0",

@@ -88,7 +88,7 @@ def shared_steps() -> Iterator[None]:
 
     def once(make: Callable[..., Any], kind: str) -> Callable[..., Any]:
         def wrapped(apply: Any, loss: Any, *rest: Any, **options: Any) -> Any:
-            key = (kind, str(apply.__self__.config), tuple(loss.weights.items()), tuple(options.items()))
+            key = (kind, str(apply.__self__.config), tuple(loss.weights.items()), repr(options))
             return made.setdefault(key, made.get(key) or make(apply, loss, *rest, **options))
 
         return wrapped

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from macejax.config import OptimizerConfig, ScheduleConfig
-from macejax.train.optimizer import averaged_params, clip_by_global_norm, decay_mask, make_optimizer
+from macejax.config import OptimizerConfig, RateFactors, ScheduleConfig
+from macejax.train.optimizer import averaged_params, clip_by_global_norm, decay_mask, make_optimizer, rate_factors
 from macejax.train.state import eval_params, init_state
 from tests.train.toy import init_params
 
@@ -68,6 +68,56 @@ def test_equals_torch(kind, weight_decay):
     assert STEPS // 20 < clipped < STEPS - STEPS // 20
     for mine, theirs in zip(params["interaction_0"].values(), matrices, strict=True):
         np.testing.assert_allclose(mine, theirs.detach().numpy(), rtol=SAME_AS_TORCH, atol=SAME_AS_TORCH)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", ["amsgrad", "adamw"])
+def test_parts_have_rates_of_their_own_as_in_torch(kind):
+    """Groups with learning rates of their own; the frozen one is not in the norm by which gradients are clipped."""
+    torch = pytest.importorskip("torch")
+    noise = np.random.default_rng(1).normal(size=(50, 3, 2))
+    tree = {"interaction_0": {"linear": start()["interaction_0"]["linear"]}, "readout_0": start()["interaction_0"]["linear_up"]}
+    tree["product_1"] = {"linear": jnp.ones((2, 2))}
+    factors = RateFactors(interactions=0.5, readouts=3.0, products=0.0)
+    config = OptimizerConfig(kind=kind, weight_decay=0.1, clip_norm=5.0, schedule=CONSTANT, rate_factors=factors)
+    optimizer = make_optimizer(config, tree, 10)
+    params, state = tree, optimizer.init(tree)
+    matrices = [torch.tensor(np.asarray(x), requires_grad=True) for x in (tree["interaction_0"]["linear"], tree["readout_0"])]
+    groups = [{"params": matrices[:1], "lr": 0.005, "weight_decay": 0.1}, {"params": matrices[1:], "lr": 0.03, "weight_decay": 0.0}]
+    theirs = (torch.optim.Adam if kind == "amsgrad" else torch.optim.AdamW)(groups, amsgrad=kind == "amsgrad")
+    for sample in noise:
+        gradient = jax.grad(lambda p, s=sample: objective(p["interaction_0"]["linear"], p["readout_0"], s, jnp.exp))(params)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        theirs.zero_grad()
+        objective(*matrices, torch.tensor(sample), torch.exp).backward()
+        torch.nn.utils.clip_grad_norm_(matrices, 5.0)
+        theirs.step()
+    for mine, expected in zip((params["interaction_0"]["linear"], params["readout_0"]), matrices, strict=True):
+        np.testing.assert_allclose(mine, expected.detach().numpy(), rtol=SAME_AS_TORCH, atol=SAME_AS_TORCH)
+    np.testing.assert_array_equal(params["product_1"]["linear"], 1.0)  # it decays with the weights, were it not frozen
+
+
+@pytest.mark.parametrize("kind", ["amsgrad", "adam", "amsgradw", "adamw", "schedulefree"])
+def test_what_is_frozen_keeps_its_bits(kind):
+    params = {"interaction_0": {"linear": jnp.asarray(np.random.default_rng(0).normal(size=50))}, "readout_0": jnp.ones(3)}
+    config = OptimizerConfig(kind=kind, weight_decay=0.1, schedule=CONSTANT, rate_factors=RateFactors(interactions=0.0))
+    optimizer = make_optimizer(config, params, 10)
+    moved, state = params, optimizer.init(params)
+    for _ in range(20):
+        gradient = {"interaction_0": {"linear": jnp.zeros(50)}, "readout_0": jnp.ones(3)}
+        updates, state = optimizer.update(gradient, state, moved)
+        moved = optax.apply_updates(moved, updates)
+    np.testing.assert_array_equal(moved["interaction_0"]["linear"], params["interaction_0"]["linear"])
+    assert np.all(moved["readout_0"] < 0.99)
+
+
+def test_every_part_of_a_model_has_a_factor():
+    tree = dict.fromkeys(("node_embedding", "joint_embedding", "interaction_1", "product_0", "readout_1", "embedding_readout", "other"))
+    found = rate_factors(RateFactors(embedding=2, interactions=3, products=4, readouts=5), {"params": {name: {"w": 0} for name in tree}})
+    assert [found["params"][name]["w"] for name in tree] == [2, 2, 3, 4, 5, 5, 1]
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        RateFactors(embedding=0, interactions=0, products=0, readouts=0)
 
 
 def test_amsgrad_of_optax_is_another_one():

@@ -112,6 +112,22 @@ def test_training_from_a_model(tmp_path, capsys, monkeypatch):
     assert "start.mace" in reports[0].facts["start"] and "2 of its 3 elements" in reports[0].facts["start"]
 
 
+def test_frozen_parts_keep_their_weights(tmp_path, capsys):
+    """To the bit, through two stages and the average; the others learn."""
+    frozen = {f"optimizer.rate_factors.{part}": 0.0 for part in ("embedding", "interactions", "products")}
+    stages = {"run.ema_decay": 0.9, "stage_two.enabled": True, "stage_two.start": 2}
+    outcome = train(configuration(tmp_path, **frozen, **stages))
+    written, extra = load_with_extra(outcome.model_path)
+    assert extra["epoch"] == 3
+    before = macejax.select_elements(model(), [1, 8]).params["params"]
+    held = 0
+    for name, module in written.params["params"].items():
+        for found, own in zip(jax.tree.leaves(module), jax.tree.leaves(before[name]), strict=True):
+            assert np.array_equal(found, own) != name.startswith("readout_"), name
+            held += 0 if name.startswith("readout_") else own.size
+    assert f"({held} of them frozen)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "options",
     [

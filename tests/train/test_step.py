@@ -15,6 +15,17 @@ from macejax.train.loss import Loss, combine, loss_terms
 from macejax.train.step import loss_and_gradient
 from tests.train.toy import ELEMENTS, init_params, largest_difference, one_batch, site_energy, structures
 
+SMALL = {
+    "elements": ELEMENTS,
+    "e0s": (0.0, 0.0, 0.0),
+    "cutoff": 3.0,
+    "hidden_irreps": "2x0e + 2x1o",
+    "l_max": 1,
+    "correlation": 2,
+    "radial_mlp": (4,),
+    "readout_irreps": "2x0e",
+    "avg_num_neighbors": 10.0,
+}
 SAME_GRADIENT = 1e-12  # relative to the largest entry of each array, float64
 
 
@@ -50,6 +61,22 @@ def test_equals_reverse_over_reverse(kind):
     compare(site_energy, loss, init_params(), one_batch(structures(3)))
 
 
+def test_the_gradient_of_what_is_frozen_is_zero_and_costs_nothing():
+    config = ModelConfig(**SMALL)
+    graphs = build_graphs(structures(2), ELEMENTS, config.cutoff)
+    made = batch(graphs, capacity_for(graphs), np.float64)
+    loss, potential, params = every_square(), build(config).apply, init_model(config, jax.random.key(0), np.float64).params
+    trainable = jax.tree_util.tree_map_with_path(lambda path, _: "readout" in jax.tree_util.keystr(path), params)
+    assert {True, False} == set(jax.tree.leaves(trainable))
+    whole = jax.jit(lambda p, b: loss_and_gradient(potential, loss, p, b).params).lower(params, made).compile()
+    part = jax.jit(lambda p, b: loss_and_gradient(potential, loss, p, b, trainable=trainable).params).lower(params, made).compile()
+    found, expected = part(params, made), whole(params, made)
+    for moves, mine, other in zip(*map(jax.tree.leaves, (trainable, found, expected)), strict=True):
+        np.testing.assert_allclose(mine, other if moves else 0, rtol=1e-10, atol=1e-12 * np.abs(other).max())
+        assert np.abs(other).max() > 0
+    assert part.cost_analysis()["flops"] < 0.8 * whole.cost_analysis()["flops"]
+
+
 def test_structures_that_are_not_finite_are_named():
     found = structures(3)
     made = one_batch(found)
@@ -66,17 +93,7 @@ def test_structures_that_are_not_finite_are_named():
 
 @pytest.mark.thorough
 def test_equals_reverse_over_reverse_for_mace():
-    config = ModelConfig(
-        elements=ELEMENTS,
-        e0s=(0.0, 0.0, 0.0),
-        cutoff=3.0,
-        hidden_irreps="2x0e + 2x1o",
-        l_max=1,
-        correlation=2,
-        radial_mlp=(4,),
-        readout_irreps="2x0e",
-        avg_num_neighbors=10.0,
-    )
+    config = ModelConfig(**SMALL)
     graphs = build_graphs(structures(2), ELEMENTS, config.cutoff)
     params = init_model(config, jax.random.key(0), np.float64).params
     compare(build(config).apply, every_square(), params, batch(graphs, capacity_for(graphs), np.float64))

@@ -1,13 +1,14 @@
 """Every flag of mace_run_train 0.3.16: its default, how its text is read, and the rule that says what becomes of it here.
 
 A rule is `to` (the option means the same), `note` (no counterpart, and none needed), `refuse` (macejax cannot do it), `with_flag`
-(matters beside another flag only), or a function of model_rules or training_rules.
+(matters beside another flag only), or a function of one of the modules of rules.
 """
 
 from __future__ import annotations
 
 from macejax.config.migrate import fine_tuning
 from macejax.config.migrate import model_rules as model
+from macejax.config.migrate import part_rules as parts
 from macejax.config.migrate import training_rules as training
 from macejax.config.migrate.flags import (
     BOOLEAN,
@@ -252,9 +253,9 @@ FLAGS: dict[str, Flag] = {
     "lr_params_factors": Flag(
         '{"embedding_lr_factor": 1.0, "interactions_lr_factor": 1.0, "products_lr_factor": 1.0, "readouts_lr_factor": 1.0}',
         TEXT,
-        training.lr_factors,
+        parts.lr_factors,
     ),
-    "freeze": Flag(None, INTEGER, training.freeze),
+    "freeze": Flag(None, INTEGER, parts.freeze),
     "amsgrad": Flag(
         True,
         ON,

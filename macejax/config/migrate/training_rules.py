@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,25 +188,6 @@ def schedule(option: str, of: str) -> Rule:
         yield Set(f"optimizer.schedule.{option}", value)
 
     return rule
-
-
-def lr_factors(flag: str, arguments: Arguments) -> Iterator[Outcome]:
-    """--lr_params_factors."""
-    try:
-        factors = json.loads(arguments.values[flag])
-        ones = all(float(factor) == 1 for factor in factors.values())
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError("must be a JSON table of numbers") from None
-    if not ones:
-        yield Refusal("macejax has one learning rate for all parameters.")
-
-
-def freeze(flag: str, arguments: Arguments) -> Iterator[Outcome]:
-    """--freeze, which freezes nothing up to 0."""
-    if (arguments.values[flag] or 0) > 0:
-        yield Refusal("macejax trains all parameters, and freezes none.")
-    elif flag in arguments.given:
-        yield Note("without effect, as in mace_run_train, for it is not positive.")
 
 
 def ema(flag: str, arguments: Arguments) -> Iterator[Outcome]:
