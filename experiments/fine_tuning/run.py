@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("test", type=Path)
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 50, 200], help="structures to train and validate with")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.01], help="learning rates")
+    parser.add_argument("--freeze", nargs="*", default=[], help="parts to freeze in further runs from the model, such as interactions")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--energy-key", default="energy")
     parser.add_argument("--forces-key", default="forces")
@@ -39,7 +40,11 @@ def main() -> None:
     set_up_jax(options.dtype)
     keys = Keys(energy=options.energy_key, forces=options.forces_key)
     structures, test = macejax.read(options.train, keys), macejax.read(options.test, keys)
-    architecture = architecture_of(macejax.load(options.model).config)
+    from_model = {"start.model": options.model, "data.e0s": "estimated"}
+    starts = {"the model": from_model, "random": architecture_of(macejax.load(options.model).config)}
+    if options.freeze:
+        frozen = {f"optimizer.rate_factors.{part}": 0.0 for part in options.freeze}
+        starts[f"the model, {' and '.join(options.freeze)} frozen"] = from_model | frozen
     print(
         "| structures | start | learning rate | energy MAE (meV/atom) | force MAE (meV/A) | at the start | epoch of the best |\n"
         "|---|---|---|---|---|---|---|"
@@ -49,7 +54,7 @@ def main() -> None:
         write(folder / "test.xyz", test)
         for count in options.counts:
             write(folder / "train.xyz", [structures[number * len(structures) // count] for number in range(count)])
-            for start, given in (("the model", {"start.model": options.model, "data.e0s": "estimated"}), ("random", architecture)):
+            for start, given in starts.items():
                 for rate in options.rates:
                     print(
                         f"| {count} | {start} | {rate:g} | {run(folder, options, given | {'optimizer.learning_rate': rate})} |", flush=True

@@ -175,13 +175,13 @@ def test_derivatives_of_harmonics_are_those_of_plain_differentiation():
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("degree", range(9))
+@pytest.mark.parametrize("degree", [0, 1, 4, 6])
 def test_harmonics_are_those_of_e3nn(degree):
     v = jax.random.normal(jax.random.key(0), (4, 3))
     irreps = e3nn.Irreps.spherical_harmonics(degree)
     f = lambda v: e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", v), normalize=False, normalization="component").array  # noqa: E731
-    expected = f(v), jax.vmap(jax.jacfwd(f))(v)
-    found = harmonics(v, degree), jax.vmap(jax.jacrev(lambda v: harmonics(v, degree)))(v)
+    expected = jax.jit(lambda v: (f(v), jax.vmap(jax.jacfwd(f))(v)))(v)
+    found = jax.jit(lambda v: (harmonics(v, degree), jax.vmap(jax.jacrev(lambda v: harmonics(v, degree)))(v)))(v)
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12 * np.abs(y).max())
 
