@@ -161,7 +161,7 @@ def potential(
         graph, degrees = prune(graph, shape.cutoff, shape.near_slots, vectors_of(graph))
         dtype = jnp.result_type(*jax.tree.leaves(params))
         energy = jnp.sum(energies_of(function(params, vectors_of(graph).astype(dtype), graph)).astype(R.dtype))
-        return energy * jnp.where(jnp.max(degrees) > shape.near_slots, jnp.nan, 1)  # a factor: derivatives are NaN, too
+        return energy * jnp.where(jnp.any(degrees > shape.near_slots), jnp.nan, 1)  # a factor: derivatives are NaN, too
 
     return NeighborFns(allocate, update), energy_fn
 
