@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from macejax.data.edge_file import Edges, edges_on_disk
 from macejax.data.inputs import Embedding, head_index, read_inputs, require_whole_charges
 from macejax.data.neighbors import symmetric_neighbors, wrap
 from macejax.data.species import species_index
@@ -58,6 +60,7 @@ def build_graph(
     *,
     heads: Sequence[str] = ("Default",),
     embeddings: Sequence[Embedding] = (),
+    edges: Edges | None = None,
 ) -> Graph:
     """The graph of one structure.
 
@@ -72,16 +75,15 @@ def build_graph(
       index: position of the structure in its data set.
       heads: names of the model's heads, of which the structure's is looked up where there are several.
       embeddings: inputs that the model reads beside the structure, `ModelConfig.joint_embedding`.
+      edges: those of the structure, where they are known (`find_edges`).
 
     Raises:
       DataError: the structure is invalid (see `check`), or has an element or head that the model does not know, or lacks an input.
     """
     structure = check(structure)
     species = species_index(structure.numbers, elements, structure.source)
-    positions, images = wrap(structure.positions, structure.cell, structure.pbc)
-    origin = positions.mean(axis=0)
-    positions = positions - origin
-    edges = symmetric_neighbors(positions, structure.cell, structure.pbc, cutoff, structure.source)
+    positions, images, origin = _centred(structure)
+    edges = _edges(positions, structure, cutoff) if edges is None else edges
     head = head_index(structure, heads)
     e0 = 0.0 if e0s is None else float(np.atleast_2d(np.asarray(e0s, np.float64))[head, species].sum())
     return _graph(positions, species, structure, edges, e0, index)._replace(
@@ -90,10 +92,24 @@ def build_graph(
 
 
 def build_graphs(
-    structures: Sequence[Structure], elements: Sequence[int], cutoff: float, e0s: Sequence[Any] | None = None, **options: Any
+    structures: Sequence[Structure],
+    elements: Sequence[int],
+    cutoff: float,
+    e0s: Sequence[Any] | None = None,
+    edge_folder: str | Path | None = None,
+    **options: Any,
 ) -> list[Graph]:
-    """`build_graph` of every structure of a data set, each with its position in it as `index`. Warns of atoms that are there twice."""
-    graphs = [build_graph(structure, elements, cutoff, e0s, index, **options) for index, structure in enumerate(structures)]
+    """`build_graph` of every structure of a data set, each with its position in it as `index`. Warns of atoms that are there twice.
+
+    With `edge_folder` their edges are in a file there, not in memory (`macejax.data.edge_file`).
+    """
+    edges: Sequence[Edges | None] = [None] * len(structures)
+    if edge_folder is not None:
+        edges = edges_on_disk(edge_folder, structures, cutoff, lambda structure: find_edges(structure, cutoff))
+    graphs = [
+        build_graph(structure, elements, cutoff, e0s, index, edges=own, **options)
+        for index, (structure, own) in enumerate(zip(structures, edges, strict=True))
+    ]
     _warn_of_atoms_at_one_point(graphs)
     return graphs
 
@@ -103,6 +119,16 @@ def model_graphs(structures: Sequence[Structure], config: Any) -> list[Graph]:
     if config.has_moments:
         require_whole_charges(structures)
     return build_graphs(structures, config.elements, config.cutoff, config.e0_table, heads=config.heads, embeddings=config.joint_embedding)
+
+
+def find_edges(structure: Structure, cutoff: float) -> Edges:
+    """The edges of a structure up to a cutoff (Angstrom).
+
+    Raises:
+      DataError: the structure is invalid.
+    """
+    structure = check(structure)
+    return _edges(_centred(structure)[0], structure, cutoff)
 
 
 def squared_lengths(graph: Graph) -> np.ndarray:
@@ -123,6 +149,18 @@ def rank_in_row(receivers: np.ndarray) -> np.ndarray:
     return (np.arange(num_edges) - starts).astype(np.int32)
 
 
+def _centred(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [N, 3] in the cell about their centre, images [N, 3] and that centre [3]."""
+    positions, images = wrap(structure.positions, structure.cell, structure.pbc)
+    origin = positions.mean(axis=0)
+    return positions - origin, images, origin
+
+
+def _edges(positions: np.ndarray, structure: Structure, cutoff: float) -> Edges:
+    receivers, senders, shift, reverse = symmetric_neighbors(positions, structure.cell, structure.pbc, cutoff, structure.source)
+    return Edges(receivers, senders, shift, reverse, rank_in_row(receivers))
+
+
 def _warn_of_atoms_at_one_point(graphs: Sequence[Graph]) -> None:
     """One warning for each file, with the number of its structures that have two atoms, or images of atoms, at one point."""
     found: dict[str, list[str]] = {}
@@ -140,9 +178,7 @@ def _warn_of_atoms_at_one_point(graphs: Sequence[Graph]) -> None:
         )
 
 
-def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edges: tuple[np.ndarray, ...], e0: float, index: int) -> Graph:
-    receivers, senders, shift, reverse = edges
-    rank = rank_in_row(receivers)
+def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edges: Edges, e0: float, index: int) -> Graph:
     size = volume(structure.cell)
     stress, virials, weights = _both_stresses(structure, size)
     return Graph(
@@ -151,12 +187,8 @@ def _graph(positions: np.ndarray, species: np.ndarray, structure: Structure, edg
         cell=structure.cell,
         volume=size,
         pbc=structure.pbc,
-        receivers=receivers,
-        senders=senders,
-        shift=shift,
-        reverse=reverse,
-        rank=rank,
-        max_degree=int(rank.max(initial=-1)) + 1,
+        **edges._asdict(),
+        max_degree=int(edges.rank.max(initial=-1)) + 1,
         energy=structure.energy - e0,
         forces=structure.forces,
         stress=stress,

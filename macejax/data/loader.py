@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from macejax.data.batch import Capacity, batch, stack
+from macejax.data.edge_file import announce
 from macejax.data.graph import Graph
 from macejax.data.order import order
 from macejax.data.shapes import choose_capacities, need, sizes_of, smallest_fit, spread, with_classes, worst_need
@@ -135,6 +136,7 @@ class Loader:
     def _step(self, permutation: np.ndarray, step: int) -> Step:
         bins = self._bins(permutation, step)
         capacity = smallest_fit(self.capacities, need(self._sizes, bins))
+        announce(self._graphs[member].receivers for device in self._devices for member in bins[device])
         batches = [
             batch([self._graphs[member] for member in bins[device]], capacity, self._dtype, like=self._graphs[0])
             for device in self._devices

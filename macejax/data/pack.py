@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from macejax.data.batch import Capacity, batch, stack
+from macejax.data.edge_file import announce
 from macejax.data.graph import Graph
 from macejax.data.loader import Step
 from macejax.data.shapes import Sizes, choose_capacities, need, sizes_of, smallest_fit, with_classes
@@ -15,9 +16,39 @@ from macejax.data.shapes import Sizes, choose_capacities, need, sizes_of, smalle
 OPEN_BINS = 32  # bins that are tried for the next structure
 
 
+class Packed(Sequence[Step]):
+    """Steps, each of which is made when it is asked for: all of them take more memory than the graphs."""
+
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        groups: Sequence[list[list[int]]],
+        capacities: Sequence[Capacity],
+        num_devices: int | None,
+        dtype: Any,
+    ):
+        self._graphs, self._groups, self._capacities = graphs, groups, capacities
+        self._num_devices, self._dtype = num_devices, dtype
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[k] for k in range(len(self))[number]]
+        group = self._groups[number]
+        announce(self._graphs[member].receivers for members in group for member in members)
+        padded = group + [[]] * ((self._num_devices or 1) - len(group))
+        batches = [
+            batch([self._graphs[member] for member in members], self._capacities[number], self._dtype, like=self._graphs[0])
+            for members in padded
+        ]
+        return Step(batches[0] if self._num_devices is None else stack(batches), np.concatenate(group))
+
+
 def pack_all(
     graphs: Sequence[Graph], *, nodes: int = 256, num_devices: int | None = None, dtype: Any = np.float32, shapes: int = 2
-) -> list[Step]:
+) -> Sequence[Step]:
     """Batches that hold every structure exactly once, in an order that packs well.
 
     Args:
@@ -28,7 +59,7 @@ def pack_all(
       shapes: how many static shapes there may be at most.
 
     Returns:
-      Steps; their `indices` are positions in `graphs`. A device may hold no structure in the last one.
+      Steps, made when they are asked for; their `indices` are positions in `graphs`. A device may hold no structure in the last one.
     """
     if shapes < 1 or (num_devices is not None and num_devices < 1):
         raise ValueError("shapes and num_devices must be at least 1.")
@@ -41,13 +72,7 @@ def pack_all(
     needs = [need(sizes, group) for group in groups]
     worst = Capacity(*np.max([size[:4] for size in needs], axis=0).tolist())
     capacities = with_classes(choose_capacities(needs, worst, shapes), needs, shapes)
-    steps = []
-    for group, size in zip(groups, needs, strict=True):
-        capacity = smallest_fit(capacities, size)
-        padded = group + [[]] * (width - len(group))
-        batches = [batch([graphs[member] for member in members], capacity, dtype, like=graphs[0]) for members in padded]
-        steps.append(Step(batches[0] if num_devices is None else stack(batches), np.concatenate(group)))
-    return steps
+    return Packed(graphs, groups, [smallest_fit(capacities, size) for size in needs], num_devices, dtype)
 
 
 def _first_fit(sizes: Sizes, limit: int) -> list[list[int]]:

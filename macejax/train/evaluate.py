@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from macejax.config import LossConfig, Precision
 from macejax.data.graph import Graph, model_graphs
+from macejax.data.loader import Step
 from macejax.data.pack import pack_all
 from macejax.data.structure import Structure
 from macejax.model.geometry import without_low
@@ -56,9 +57,9 @@ def evaluate(
     )  # only its errors are wanted, and they know no weights
     eval_step = make_eval_step(build(config, matmul_precision=precision.products).apply, loss, num_devices=num_devices)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), model.params)
-    steps = pack_all(graphs, nodes=nodes, num_devices=num_devices, dtype=dtype)
+    steps: Iterable[Step] = pack_all(graphs, nodes=nodes, num_devices=num_devices, dtype=dtype)
     if precision.geometry == "float32":
-        steps = [step._replace(batch=without_low(step.batch)) for step in steps]
+        steps = (step._replace(batch=without_low(step.batch)) for step in steps)
     return Evaluated(validate(eval_step, loss, params, steps, structures, keep_predictions=True), graphs)
 
 

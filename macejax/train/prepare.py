@@ -89,7 +89,7 @@ def prepare(config: TrainConfig, warn: Callable[[str], None], start: Start | Non
                 scale, shift = _scale_shift(config.model, structures, elements, table)
                 scales.append(scale)
                 shifts.append(shift)
-    options = {"heads": heads, "embeddings": architecture.joint_embedding}
+    options: dict[str, Any] = {"heads": heads, "embeddings": architecture.joint_embedding, "edge_folder": config.data.edge_folder}
     graphs = {name: build_graphs(structures, elements, architecture.cutoff, e0s, **options) for name, structures in subsets.items()}
     if begun is not None:
         model = ModelConfig(**{**begun.config.model_dump(), "e0s": _by_head(e0s)})

@@ -21,7 +21,7 @@ from macejax.train.state import TrainState
 # fingerprint. Of run.epochs `_require_same_options` knows more.
 MAY_CHANGE = {
     *(f"run.{name}" for name in ("directory", "epochs", "patience", "device_count", "keep", "save_every", "max_skipped", "log_every")),
-    *(f"data.{name}" for name in ("train", "valid", "test", "valid_batch_atoms")),
+    *(f"data.{name}" for name in ("train", "valid", "test", "valid_batch_atoms", "edge_folder")),
     "start.model",
 }
 

@@ -51,7 +51,7 @@ class Run(NamedTuple):
     optimizer: optax.GradientTransformation
     stages: tuple[Stage, ...]
     loader: Loader
-    valid: list[Step]
+    valid: Sequence[Step]
     stop: Callable[[], str | None]  # why the run should stop, None as long as it should not
 
 
@@ -137,6 +137,8 @@ def set_up(
     valid = pack_all(
         prepared.graphs["valid"], nodes=config.data.valid_batch_atoms, num_devices=local, dtype=config.run.precision.parameters
     )
+    if config.data.edge_folder is None:
+        valid = list(valid)  # made once, not in every validation
     sources = [structure.source for structure in prepared.structures["train"]]
     steps = StepLog(log, config.run.log_every, config.run.max_skipped, sources.__getitem__, compiled)
     _describe(log, prepared, loader, state, stages, local, trainable)

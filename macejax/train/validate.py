@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ def validate(
     eval_step: Callable[[Any, Any], Evaluation],
     loss: Loss,
     params: Any,
-    steps: Sequence[Step],
+    steps: Iterable[Step],
     structures: Sequence[Structure],
     *,
     keep_predictions: bool = False,
@@ -64,7 +64,9 @@ def validate(
     """
     results: list[Evaluation] = []
     ahead: deque[Evaluation] = deque()
+    sizes: list[np.ndarray] = []
     for step in steps:
+        sizes.append(step.batch.n_node)
         result = eval_step(params, step.batch)
         ahead.append(result if keep_predictions else result._replace(prediction=None))  # what is not needed does not come to the host
         if len(ahead) > IN_FLIGHT:
@@ -73,7 +75,9 @@ def validate(
     value, terms = mean_loss(loss, (result.terms for result in results))
     sums = gather_sums(((result.errors, result.index) for result in results), len(structures))
     found = (
-        dict(entry for step, result in zip(steps, results, strict=True) for entry in _predictions(step, result)) if keep_predictions else {}
+        dict(entry for n_node, result in zip(sizes, results, strict=True) for entry in _predictions(n_node, result))
+        if keep_predictions
+        else {}
     )
     errors = summarize(sums, groups_of(structures))
     return Validation(value, terms, errors, [found[number] for number in sorted(found)])
@@ -104,11 +108,11 @@ def group_sizes(structures: Sequence[Structure]) -> dict[str, int]:
     return {**{name: names.count(name) for name in sorted(set(names))}, ALL: len(names)}
 
 
-def _predictions(step: Step, result: Evaluation) -> Iterator[tuple[int, Predicted]]:
-    """(number in the data set, prediction) of every structure of a batch with a leading axis of devices."""
+def _predictions(n_node: np.ndarray, result: Evaluation) -> Iterator[tuple[int, Predicted]]:
+    """(number in the data set, prediction) of every structure of a batch with these sizes, and a leading axis of devices."""
     for device, row in np.argwhere(result.index >= 0):
-        start = int(np.sum(step.batch.n_node[device, :row]))
-        atoms = slice(start, start + int(step.batch.n_node[device, row]))
+        start = int(np.sum(n_node[device, :row]))
+        atoms = slice(start, start + int(n_node[device, row]))
         prediction = jax.tree.map(itemgetter(int(device)), result.prediction)
         yield int(result.index[device, row]), _of_structure(prediction, int(row), atoms)
 

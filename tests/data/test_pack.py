@@ -52,7 +52,7 @@ def test_structure_larger_than_the_wish(graphs) -> None:
 
 
 def test_nothing_to_pack() -> None:
-    assert pack_all([]) == []
+    assert list(pack_all([])) == []
 
 
 def test_a_device_without_a_structure_has_the_inputs_too() -> None:

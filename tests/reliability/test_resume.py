@@ -87,6 +87,16 @@ def test_stopped_and_resumed_is_bitwise_the_same(whole, tmp_path, stops):
     assert finished.model_path.read_bytes() == reference.model_path.read_bytes()
 
 
+def test_edges_may_lie_on_disk_in_one_part_of_a_run_and_not_in_another(whole, tmp_path):
+    edges = tmp_path / "edges"
+    for part, options in enumerate(({"data__edge_folder": str(edges)}, {}, {"data__edge_folder": str(edges)})):
+        outcome = train(configuration(tmp_path, **options), resume=part > 0, quiet=True, stop=stop_after(15))
+        assert len(list(edges.iterdir())) == 2  # of the training and the validation set
+    folder, reference = whole
+    assert metrics(tmp_path / "tiny") == metrics(folder / "tiny")
+    assert outcome.model_path.read_bytes() == reference.model_path.read_bytes()
+
+
 def test_stopped_after_the_last_step_of_an_epoch_which_is_validated_once(whole, tmp_path):
     """Step 5 is saved before its validation; resumed runs save it after, enter the second stage, and are killed at the next step."""
     straight, config = (
