@@ -116,7 +116,13 @@ def test_frozen_parts_keep_their_weights(tmp_path, capsys):
     """To the bit, through two stages and the average; the others learn."""
     frozen = {f"optimizer.rate_factors.{part}": 0.0 for part in ("embedding", "interactions", "products")}
     stages = {"run.ema_decay": 0.9, "stage_two.enabled": True, "stage_two.start": 2}
-    outcome = train(configuration(tmp_path, **frozen, **stages))
+    outcome = train(configuration(tmp_path, **frozen, **stages, **{"run.log_every": 1}))
+    # Gradients of what is frozen are not computed: they are not in the norm by which all are clipped.
+    train(configuration(tmp_path, **{"run.name": "free", "run.epochs": 1, "run.log_every": 1}), quiet=True)
+    part, whole = (
+        [line["grad_norm"] for line in read_metrics(tmp_path / name) if line["kind"] == "train"][0] for name in ("tuned", "free")
+    )
+    assert 0 < part < 0.99 * whole
     written, extra = load_with_extra(outcome.model_path)
     assert extra["epoch"] == 3
     before = macejax.select_elements(model(), [1, 8]).params["params"]
