@@ -124,8 +124,8 @@ class ScheduleConfig(Section):
 
 
 class RateFactors(Section):
-    """Factors on the learning rate of parts of the model. A part whose factor is 0 is frozen: it keeps its weights, and its gradient is not
-    computed.
+    """Factors on the learning rate of parts of the model. A part whose factor is 0 is frozen: it keeps its weights (those of schedulefree's
+    average up to rounding), and its gradient is not computed.
     """
 
     embedding: float = Field(1.0, ge=0, description="Of the embeddings of elements and other inputs.")

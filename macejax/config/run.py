@@ -92,11 +92,10 @@ class DataConfig(Section):
     valid_batch_atoms: int = Field(
         256, ge=1, description="Atoms per device and batch in validation and test; changes speed and memory, not results."
     )
-
     edge_folder: str | None = Field(
         None,
-        description="Folder, best on a local disk, that keeps the edges of all structures (28 bytes each, some 2 kB per atom), so that "
-        "they need not fit in memory; a later run on the same structures and cutoff finds them there. null: they are in memory.",
+        description="Folder, best on a local disk, that keeps the edges of all structures (28 bytes each, 1 to 2 kB per atom in a crystal),"
+        " so that they need not fit in memory; a later run on the same structures and cutoff finds them there. null: they are in memory.",
     )
 
     @field_validator("train", "valid", "test", mode="before")

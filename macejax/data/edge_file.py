@@ -1,7 +1,7 @@
-"""Edges of a data set in a file that is mapped into memory, not read: they take ten times as much as all else that is known of it.
+"""Edges of a data set in a file that is mapped into memory, not read: of crystals they are three quarters and more of all.
 
 `<folder>/<digest of structures and cutoff>/` holds `edges`, 28 bytes each, one structure after the other, `counts.npy`, how many each
-has, and `checksum`, the CRC-32 of the first.
+has, and `checksum`, the CRC-32 of both.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import mmap
 import shutil
-import tempfile
 import time
+import uuid
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ FORMAT = 1  # of the files, and of the edges that a structure has
 CHUNK = 2**24  # bytes that are checked at a time
 PART = ".part"  # end of the name of a folder that is being written
 ABANDONED = 3600.0  # s since anything was last written to it
+ATTEMPTS = 5
 
 
 class Edges(NamedTuple):
@@ -52,25 +54,23 @@ def edges_on_disk(folder: str | Path, structures: Sequence[Structure], cutoff: f
       find: the edges of a structure.
 
     Raises:
-      DataError: the folder cannot be written to, or is full.
+      DataError: the folder cannot be used, or is full.
     """
     path = Path(folder) / _digest(structures, cutoff)
-    if path.is_dir():
-        try:
-            return _read(path, len(structures))
-        except (OSError, ValueError) as error:
-            warnings.warn(f"the edges kept in {path} are damaged ({error}); they are made anew.", stacklevel=2)
-            shutil.rmtree(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        part = Path(tempfile.mkdtemp(suffix=PART, prefix=f"{path.name}.", dir=path.parent))
-        try:
-            _write(part, map(find, structures))
-            _give(part, path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-        return _read(path, len(structures))
+        for _ in range(ATTEMPTS):  # another process may take away a file that it found damaged
+            found = _read_whole(path, len(structures))
+            if found is not None:
+                return found
+            part = _unique(path)
+            part.mkdir(parents=True)
+            try:
+                _write(part, map(find, structures))
+                _give(part, path)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        raise OSError(f"{path} is damaged each time it has been written")
     except OSError as error:
         raise DataError(f"edges cannot be kept in {folder} (data.edge_folder): {error}.") from error
 
@@ -107,16 +107,22 @@ def _write(folder: Path, edges: Iterable[Edges]) -> None:
             file.write(data)
             checksum = zlib.crc32(data, checksum)
             counts.append(len(records))
-    np.save(folder / "counts.npy", np.array(counts, np.int64))
-    (folder / "checksum").write_text(f"{checksum}\n")
+    table = np.array(counts, "<i8")
+    np.save(folder / "counts.npy", table)
+    (folder / "checksum").write_text(f"{zlib.crc32(table.tobytes(), checksum)}\n")
+
+
+def _unique(path: Path) -> Path:
+    """A name beside `path` that no other process has."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PART}")
 
 
 def _remove_abandoned(path: Path) -> None:
     """What processes left that were killed while they wrote these edges."""
     for part in path.parent.glob(f"{path.name}.*{PART}"):
-        times = [file.stat().st_mtime for file in (part, *part.glob("edges"))]
-        if max(times) < time.time() - ABANDONED:
-            shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # another process removes it, or gives it its name
+            if max(file.stat().st_mtime for file in (part, *part.glob("edges"))) < time.time() - ABANDONED:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _give(part: Path, path: Path) -> None:
@@ -128,17 +134,32 @@ def _give(part: Path, path: Path) -> None:
             raise
 
 
+def _read_whole(path: Path, number: int) -> list[Edges] | None:
+    """The edges of so many structures; None where there are none, or damaged ones, which are told and removed."""
+    if not path.is_dir():
+        return None
+    try:
+        return _read(path, number)
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        warnings.warn(f"the edges kept in {path} are damaged ({error}); they are made anew.", stacklevel=3)
+    aside = _unique(path)
+    with suppress(FileNotFoundError):  # another process was first
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    return None
+
+
 def _read(path: Path, number: int) -> list[Edges]:
     counts = np.load(path / "counts.npy", allow_pickle=False)
-    total, size = int(counts.sum()), (path / "edges").stat().st_size
-    if len(counts) != number or size != total * _RECORD.itemsize:
-        raise ValueError(f"{size} bytes for {total} edges of {len(counts)} structures")
+    size = (path / "edges").stat().st_size
+    if counts.shape != (number,) or size != counts.sum() * _RECORD.itemsize:
+        raise ValueError(f"{size} bytes for {counts.sum()} edges of {counts.size} structures")
     # A view, for slices of a memmap are slow to make; and a file without a byte cannot be mapped.
-    records = np.asarray(np.memmap(path / "edges", _RECORD, "r")) if total else np.empty(0, _RECORD)
+    records = np.asarray(np.memmap(path / "edges", _RECORD, "r")) if size else np.empty(0, _RECORD)
     checksum, data = 0, records.view(np.uint8)
     for start in range(0, size, CHUNK):
         checksum = zlib.crc32(data[start : start + CHUNK], checksum)
-    if (path / "checksum").read_text().strip() != str(checksum):
+    if (path / "checksum").read_text().strip() != str(zlib.crc32(counts.tobytes(), checksum)):
         raise ValueError("the checksum is another")
     ends = np.cumsum(counts)
     return [_fields(records[end - count : end]) for count, end in zip(counts.tolist(), ends.tolist(), strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ class Packed(Sequence[Step]):
 
     def __len__(self) -> int:
         return len(self._groups)
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self[number] for number in range(len(self)))  # that of Sequence takes an IndexError in a batch for the end
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 
 from macejax.config import ConfigError, ModelConfig
@@ -108,8 +107,8 @@ def potential(
     positions, that of params the model's. Differentiable by params, R, box and perturbation, to any order; edge vectors come from R and box
     in every call. By `box`, at fixed fractional coordinates: stress = dE/dbox box^T / V, equal to that of `macejax.predict`.
 
-    It is NaN, with all derivatives, where an atom has more neighbours within the cutoff than the list has slots for; `did_buffer_overflow`
-    of an update at these positions says so.
+    It is NaN, with all derivatives, where the list has overflowed, and where an atom has more neighbours within the cutoff than there are
+    slots for: `did_buffer_overflow` of an update at these positions says so. With a perturbation it computes with all of the list.
 
     Args:
       model: a Model, of which only the configuration is used, or a ModelConfig.
@@ -123,13 +122,15 @@ def potential(
 
     Raises:
       ConfigError: a model without energies, with several heads (take one: `macejax.model.heads.select_head`), or that embeds more than
-        atoms and cell. DataError: an element that the model does not know, or a periodic direction without a box.
+        atoms and cell. DataError: no atom, an element that the model does not know, or a periodic direction without a box.
     """
     config = model.config if isinstance(model, Model) else model
     check_model(config)
     if config.joint_embedding:
         raise ConfigError(f"this {config.model} reads inputs beside atoms and cell, which jax-md has no place for: take run_on_device.")
     function = build(config).apply if site_energy is None else site_energy
+    if not len(numbers):
+        raise DataError("there is no atom, and so no energy.")
     species = species_of(np.asarray(numbers), config.elements)
     periodic = _pbc(pbc if box is not None else _nothing_periodic(pbc, fractional_coordinates))
     start = jnp.eye(3) if box is None else jnp.asarray(box, dtype=jnp.result_type(float))
@@ -151,17 +152,17 @@ def potential(
     def energy_fn(params: Any, R: jax.Array, neighbor: Neighbors, box: Any = None, perturbation: Any = None, **unused: Any) -> jax.Array:
         _only_known(unused)
         positions, cell = _real(R, neighbor.box if box is None else jnp.asarray(box, R.dtype), fractional_coordinates)
-        shape = neighbor.rows.shape
-
-        def vectors_of(graph: jraph.GraphsTuple) -> jax.Array:
+        graph, lost = graph_of(species, positions, cell, neighbor.rows), neighbor.rows.overflow
+        if perturbation is None:
+            shape = neighbor.rows.shape
+            graph, degrees = prune(graph, shape.cutoff, shape.near_slots)
+            lost |= jnp.any(degrees > shape.near_slots)
             vectors = edge_vectors(graph)
-            return vectors if perturbation is None else jax_md_space().raw_transform(jnp.asarray(perturbation), vectors)
-
-        graph = graph_of(species, positions, cell, neighbor.rows)
-        graph, degrees = prune(graph, shape.cutoff, shape.near_slots, vectors_of(graph))
+        else:  # which may bring in more neighbours than there are slots for: `update` does not see it
+            vectors = jax_md_space().raw_transform(jnp.asarray(perturbation), edge_vectors(graph))
         dtype = jnp.result_type(*jax.tree.leaves(params))
-        energy = jnp.sum(energies_of(function(params, vectors_of(graph).astype(dtype), graph)).astype(R.dtype))
-        return energy * jnp.where(jnp.any(degrees > shape.near_slots), jnp.nan, 1)  # a factor: derivatives are NaN, too
+        energy = jnp.sum(energies_of(function(params, vectors.astype(dtype), graph)).astype(R.dtype))
+        return energy * jnp.where(lost, jnp.nan, 1)  # a factor: derivatives are NaN, too
 
     return NeighborFns(allocate, update), energy_fn
 

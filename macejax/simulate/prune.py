@@ -14,7 +14,7 @@ from macejax.model.geometry import edge_vectors, rows
 from macejax.simulate.bisect import bisect_rows
 
 
-def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int, vectors: jax.Array | None = None) -> tuple[jraph.GraphsTuple, jax.Array]:
+def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int) -> tuple[jraph.GraphsTuple, jax.Array]:
     """The batch with its edges up to the cutoff alone, in their order, in rows of another width.
 
     Which edges there are does not move with the positions that are differentiated by: a model must vanish at its cutoff.
@@ -23,14 +23,13 @@ def prune(graph: jraph.GraphsTuple, cutoff: float, slots: int, vectors: jax.Arra
       graph: batch in row form, without classes. Where a distance is NaN, its edge stays.
       cutoff: Angstrom.
       slots: M' of the result, which is M of `graph` at most.
-      vectors: those of the edges [N, M, 3], where they are not `edge_vectors(graph)`; of reversed edges, exact negatives.
 
     Returns:
       The batch, and how many edges each atom has within the cutoff, [N] int32: where they are more than `slots`, edges have been lost.
     """
     mask = rows(graph.edges["mask"], graph)
     number, width = mask.shape
-    vectors = jax.lax.stop_gradient(edge_vectors(graph) if vectors is None else vectors)
+    vectors = jax.lax.stop_gradient(edge_vectors(graph))
     # The vector of the reversed edge is the exact negative: both are near, or neither.
     near = mask & ~(jnp.sum(vectors**2, axis=-1) > cutoff**2)
     rank = jnp.cumsum(near, axis=1, dtype=jnp.int32)

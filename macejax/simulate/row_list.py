@@ -121,7 +121,7 @@ def near_degree(rows: RowList, positions: jax.Array, cell: jax.Array) -> jax.Arr
     lattice = jnp.matmul(rows.shift.astype(positions.dtype), cell, precision=jax.lax.Precision.HIGHEST)
     vectors = settled[rows.senders] - jnp.repeat(settled, shape.slots, axis=0) + lattice
     near = rows.mask & ~(jnp.sum(vectors**2, axis=-1) > (shape.cutoff * (1 + ROUNDING)) ** 2)
-    return jnp.max(jnp.sum(near.reshape(number, shape.slots), axis=1), initial=0).astype(jnp.int32)
+    return jnp.max(jnp.sum(near.reshape(number, shape.slots), axis=1)).astype(jnp.int32)
 
 
 def is_stale(rows: RowList, positions: jax.Array, cell: jax.Array, use: float = 1.0) -> jax.Array:

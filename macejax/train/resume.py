@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from macejax.checkpoint.manifest import CheckpointError
 from macejax.checkpoint.training import restore_checkpoint
-from macejax.config import ConfigError, TrainConfig
+from macejax.config import ConfigError, DataConfig, TrainConfig
 from macejax.config.run import second_stage_start
 from macejax.train.log import Log, StepLog
 from macejax.train.state import TrainState
@@ -64,6 +64,9 @@ def restore(folder: Path, template: TrainState, config: TrainConfig, fingerprint
 
 def _require_same_options(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     old, new = _effective(then), _effective(now)
+    # A run of an earlier macejax was begun as options that it did not have are by default.
+    defaults = _effective(TrainConfig(data=DataConfig(train=("",))).model_dump(mode="json"))
+    old |= {name: defaults[name] for name in new.keys() - old.keys() if name in defaults}
     name = "run.epochs"
     if new["optimizer.schedule.kind"] == "cosine" and old[name] != new[name]:
         raise ConfigError(

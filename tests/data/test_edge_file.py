@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 import time
 
 import jax
@@ -14,6 +16,7 @@ from macejax.data import edge_file, graph
 from macejax.data.batch import batch, capacity_for
 from macejax.data.graph import build_graphs
 from macejax.data.structure import DataError, Structure
+from tests.conftest import REPOSITORY
 from tests.structures import ZOO, structure
 
 CUTOFF = 3.0
@@ -88,7 +91,7 @@ def test_a_set_without_an_edge(tmp_path):
         assert_same(graphs(tmp_path, structures=alone), graphs(structures=alone))
 
 
-@pytest.mark.parametrize("damage", ["a bit", "cut short", "counts", "counts are gone", "no checksum"])
+@pytest.mark.parametrize("damage", ["a bit", "cut short", "counts", "other counts", "no counts", "counts are gone", "no checksum"])
 def test_a_damaged_file_is_told_and_made_anew(tmp_path, damage):
     graphs(tmp_path)
     (folder,) = tmp_path.iterdir()
@@ -100,6 +103,12 @@ def test_a_damaged_file_is_told_and_made_anew(tmp_path, damage):
         (folder / "edges").write_bytes(data[:-28])
     elif damage == "counts":
         np.save(folder / "counts.npy", np.array([len(data) // 28]))
+    elif damage == "other counts":
+        counts = np.load(folder / "counts.npy")
+        counts[1:3] += [-1, 1]
+        np.save(folder / "counts.npy", counts)
+    elif damage == "no counts":
+        (folder / "counts.npy").write_bytes(b"")
     elif damage == "counts are gone":
         (folder / "counts.npy").unlink()
     else:
@@ -125,9 +134,7 @@ def test_what_a_killed_process_left_is_removed_in_time(tmp_path):
         for path in (part / "edges", part):
             path.touch()
             os.utime(path, (time.time() - age,) * 2)
-    (folder / "edges").unlink()
-    with pytest.warns(UserWarning, match="made anew"):
-        graphs(tmp_path)
+    graphs(tmp_path)
     assert sorted(path.name.split(".")[1] for path in tmp_path.iterdir() if path != folder) == ["new"]
 
 
@@ -143,6 +150,48 @@ def test_another_process_may_be_first(tmp_path, monkeypatch):
     monkeypatch.setattr(edge_file, "_write", slow)
     assert_same(graphs(tmp_path), graphs())
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_processes_share_a_folder(tmp_path, damaged):
+    """They come at the same time, to no file or to a damaged one, and all have the right edges."""
+    if damaged:
+        graphs(tmp_path)
+        (folder,) = tmp_path.iterdir()
+        (folder / "checksum").write_text("0")
+    command = [sys.executable, "-c", f"from {__name__} import look; look()", str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, cwd=REPOSITORY, **pipes) for _ in range(4)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:  # together
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        assert process.wait(60) == 0, process.stderr.read()
+        process.communicate()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def look() -> None:
+    """What each of them does."""
+    expected = graphs()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(3):
+        assert_same(graphs(sys.argv[1]), expected)
+
+
+def test_others_may_read_it(tmp_path):
+    """Who may read the folder may read the files in it, and needs no right to write."""
+    before = os.umask(0o022)
+    try:
+        graphs(tmp_path / "edges")
+    finally:
+        os.umask(before)
+    (folder,) = (tmp_path / "edges").iterdir()
+    assert folder.stat().st_mode & 0o055 == 0o055
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
 
 
 def test_a_folder_that_cannot_be_used(tmp_path):

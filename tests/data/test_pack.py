@@ -51,6 +51,13 @@ def test_structure_larger_than_the_wish(graphs) -> None:
     assert all(len(step.indices) == 1 for step in steps) and len(steps) == 10
 
 
+def test_a_batch_that_cannot_be_made_is_no_end(graphs) -> None:
+    steps = pack_all([*graphs[:9], graphs[9]._replace(reverse=graphs[9].reverse + 10**6)], nodes=1)
+    with pytest.raises(IndexError):
+        list(steps)
+    assert len(steps) == 10
+
+
 def test_nothing_to_pack() -> None:
     assert list(pack_all([])) == []
 

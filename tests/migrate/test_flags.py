@@ -199,6 +199,18 @@ def test_a_default_that_is_given_is_not_said_to_hold():
     assert any("macejax draws and labels no replay data" in sentence for sentence in migration.notes)
 
 
+def test_factors_that_mace_run_train_takes_otherwise_are_told():
+    zero = migrated(f"{MINIMAL} --lr_params_factors '{{\"products_lr_factor\": 0}}'")
+    assert any("norm by which others are clipped" in sentence for sentence in zero.notes)
+    embedded = '--embedding_specs \'{"total_charge": {"type": "continuous", "per": "graph", "in_dim": 1, "emb_dim": 4}}\''
+    both = migrated(
+        f'{MINIMAL} {embedded} --use_embedding_readout True --lr_params_factors \'{{"readouts_lr_factor": 2, "embedding_lr_factor": 2}}\''
+    )
+    assert sum("is meant too" in sentence or "are meant too" in sentence for sentence in both.notes) == 2
+    late = migrated(f"{MINIMAL} --swa --lr_params_factors '{{\"products_lr_factor\": 2}}'")
+    assert any("second stage too" in sentence for sentence in late.notes)
+
+
 def test_every_flag_alone_acts_or_is_told():
     """Any flag at any value but its default changes the configuration, is refused, or is explained."""
     samples = {"name": "b", "train_file": "b.xyz", "hidden_irreps": "8x0e", "atomic_numbers": "[1]", "E0s": "average", "radial_MLP": "[8]"}

@@ -15,6 +15,7 @@ from macejax.checkpoint.manifest import MANIFEST, CheckpointError, read_manifest
 from macejax.config import ConfigError
 from macejax.train.log import METRICS, WALL_CLOCK, read_metrics
 from macejax.train.loop import Outcome, train
+from macejax.train.resume import _require_same_options
 from tests.marks import rest_is_thorough
 from tests.reliability.tiny import configuration, shared_steps, waters
 
@@ -163,6 +164,15 @@ def test_another_configuration_or_other_data_are_refused(whole, tmp_path):
         train(configuration(tmp_path, loss__forces_weight=10), resume=True, quiet=True)
     with pytest.raises(CheckpointError, match="structures are not those"):
         train(configuration(tmp_path, structures=waters(22, seed=5)), resume=True, quiet=True)
+
+
+def test_options_that_a_run_did_not_know_were_at_their_defaults(tmp_path):
+    now = configuration(tmp_path).model_dump(mode="json")
+    then = now | {"optimizer": {name: value for name, value in now["optimizer"].items() if name != "rate_factors"}}
+    _require_same_options(then, now)
+    frozen = configuration(tmp_path, optimizer__rate_factors__readouts=0.5).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"optimizer.rate_factors.readouts was 1.0 when the run was begun and is 0.5 now"):
+        _require_same_options(then, frozen)
 
 
 def test_damage_is_told_and_the_newest_good_one_is_used_or_none(whole, tmp_path, capsys):

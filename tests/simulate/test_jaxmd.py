@@ -191,6 +191,7 @@ def test_an_overflow_is_flagged_until_the_list_is_allocated_anew():
     neighbor = neighbor_fn.allocate(R)
     dense = update(0.6 * R, neighbor)
     assert dense.did_buffer_overflow and update(R, dense).did_buffer_overflow
+    assert np.isnan(energy(MODEL.params, 0.6 * R, dense)) and np.isnan(energy(MODEL.params, R, dense))
     larger = neighbor_fn.allocate(R, extra_capacity=40)
     assert larger.rows.shape.slots >= neighbor.rows.shape.slots + 40
     updated, fresh = update(0.6 * R, larger), neighbor_fn.allocate(0.6 * R)
@@ -232,16 +233,16 @@ def test_energies_are_of_the_edges_within_the_cutoff():
 
 
 def test_a_perturbation_may_bring_edges_in():
-    """Which edges are within the cutoff is seen where the perturbation has put the atoms."""
+    """More of them than there are slots within the cutoff."""
     atoms = copper((2, 2, 2))
     neighbor_fn, energy_fn, R, box = setup(atoms, True, dr_threshold=1.0)
-    neighbor = neighbor_fn.allocate(R, extra_capacity=20)
-    perturbation = np.diag([0.96, 0.97, 1.02])
+    neighbor = neighbor_fn.allocate(R)
+    perturbation = np.diag([0.92, 0.93, 0.95])
     value = energy_fn(MODEL.params, R, neighbor, perturbation=perturbation)
     atoms.set_cell(atoms.cell.array @ perturbation, scale_atoms=True)
     atoms.calc = Calculator(MODEL, skin=0.0, site_energy=morse)
     assert value == pytest.approx(interaction_energy(atoms), abs=SAME)
-    assert most_neighbors_of(atoms, MODEL.config.cutoff) > most_neighbors_of(copper((2, 2, 2)), MODEL.config.cutoff)
+    assert most_neighbors_of(atoms, MODEL.config.cutoff) > neighbor.rows.shape.near_slots
 
 
 def interaction_energy(atoms: Atoms) -> float:
@@ -380,6 +381,8 @@ def test_float32():
 
 
 def test_refusals():
+    with pytest.raises(DataError, match="there is no atom"):
+        jaxmd.potential(MODEL, [], 10.0)
     with pytest.raises(DataError, match="Au"):
         jaxmd.potential(MODEL, [79], 10.0)
     with pytest.raises(DataError, match="without a box"):

@@ -32,8 +32,12 @@ def lr_factors(flag: str, arguments: Arguments) -> Iterator[Outcome]:
         yield Set(f"optimizer.rate_factors.{part}", factor)
     if given and stage_two_start(arguments) is not None:
         yield Note("the factors act in the second stage too, in which mace_run_train trains all parts with one learning rate.")
+    if 0 in given.values():
+        yield Note("gradients of a part with the factor 0 are not in the norm by which others are clipped; in mace_run_train they are.")
     if "embedding" in given:
         yield from _embeddings(arguments)
+    if "readouts" in given and arguments.values["use_embedding_readout"]:
+        yield Note("the readout of the embeddings is meant too, which mace_run_train trains with --lr.")
 
 
 def freeze(flag: str, arguments: Arguments) -> Iterator[Outcome]:
