@@ -16,6 +16,7 @@ so too, in fewer steps (L-BFGS).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -46,8 +47,7 @@ class Neighbors:
     """A list of N atoms, as jax-md uses one: `neighbor = neighbor.update(R)` after every step, inside jit or out of it.
 
     A step computes its forces before the list is updated. The list is therefore renewed when `USE` of the skin is used up; an update that
-    finds more used than there is came too late, and is counted. An energy computes with the edges within the cutoff, for which there are
-    fewer slots than for all of the list: where it has too few, it is NaN, and the update at those positions flags the overflow.
+    finds more used than there is came too late, and is counted.
     """
 
     rows: RowList
@@ -62,7 +62,8 @@ class Neighbors:
         positions, cell = _real(R, box, self.fractional)
         late = self.num_late + row_list.is_stale(self.rows, positions, cell)
         rows = row_list.update(self.rows, positions, cell, USE)
-        rows = row_list.watched(rows, row_list.near_degree(rows, positions, cell))
+        if rows.shape.near_slots < rows.shape.slots:
+            rows = row_list.watched(rows, row_list.near_degree(rows, positions, cell))
         return replace(self, rows=rows, box=box, num_late=late)
 
     def is_stale(self, R: jax.Array, box: jax.Array | None = None) -> jax.Array:
@@ -98,6 +99,7 @@ def potential(
     pbc: bool | Sequence[bool] = True,
     fractional_coordinates: bool = True,
     dr_threshold: float = 0.5,
+    near_capacity: float | None = None,
     site_energy: SiteEnergy | None = None,
 ) -> tuple[NeighborFns, EnergyFn]:
     """The neighbour list and the energy of a model for a system of N atoms.
@@ -107,8 +109,8 @@ def potential(
     positions, that of params the model's. Differentiable by params, R, box and perturbation, to any order; edge vectors come from R and box
     in every call. By `box`, at fixed fractional coordinates: stress = dE/dbox box^T / V, equal to that of `macejax.predict`.
 
-    It is NaN, with all derivatives, where the list has overflowed, and where an atom has more neighbours within the cutoff than there are
-    slots for: `did_buffer_overflow` of an update at these positions says so. With a perturbation it computes with all of the list.
+    It is NaN, with all derivatives, where the list has overflowed, and where with `near_capacity` there are too few slots for an atom, of
+    which an update at these positions says the same. With a perturbation it computes with all of the list in any case.
 
     Args:
       model: a Model, of which only the configuration is used, or a ModelConfig.
@@ -118,6 +120,8 @@ def potential(
       pbc: which directions are periodic.
       fractional_coordinates: R is in units of the box. Then every direction has a lattice vector.
       dr_threshold: skin (Angstrom): lists reach so far beyond the cutoff, and last until an atom has moved half of it.
+      near_capacity: compute with the edges within the cutoff alone, not with all of the list, in so many slots, relative to those that the
+        allocated positions need: 1.25, say, with which a step for water takes 0.85 of the time. A list overflows sooner then.
       site_energy: takes the place of the model's own function `(params, vectors [N, M, 3], graph) -> node energies [N]`.
 
     Raises:
@@ -134,6 +138,8 @@ def potential(
     species = species_of(np.asarray(numbers), config.elements)
     periodic = _pbc(pbc if box is not None else _nothing_periodic(pbc, fractional_coordinates))
     start = jnp.eye(3) if box is None else jnp.asarray(box, dtype=jnp.result_type(float))
+    if near_capacity is not None and not 1 <= near_capacity < math.inf:
+        raise ConfigError(f"near_capacity must be 1 or more, not {near_capacity}.")
     if dr_threshold < 0:
         raise ConfigError(f"dr_threshold must be 0 or more (Angstrom), not {dr_threshold}.")
 
@@ -143,7 +149,9 @@ def potential(
             raise DataError(f"positions have shape {R.shape}; there are {len(species.index)} atoms.")
         box = jnp.asarray(start if box is None else box, R.dtype)
         positions, cell = _real(R, box, fractional_coordinates)
-        shape = list_shape.shape_for(np.asarray(positions), np.asarray(cell), periodic, config.cutoff, dr_threshold, extra_capacity)
+        shape = list_shape.shape_for(
+            np.asarray(positions), np.asarray(cell), periodic, config.cutoff, dr_threshold, extra_capacity, near_capacity
+        )
         return Neighbors(list_shape.allocate(shape, positions, cell), box, jnp.int32(0), fractional_coordinates)
 
     def update(R: jax.Array, neighbor: Neighbors, box: Any = None, **unused: Any) -> Neighbors:
@@ -152,14 +160,14 @@ def potential(
     def energy_fn(params: Any, R: jax.Array, neighbor: Neighbors, box: Any = None, perturbation: Any = None, **unused: Any) -> jax.Array:
         _only_known(unused)
         positions, cell = _real(R, neighbor.box if box is None else jnp.asarray(box, R.dtype), fractional_coordinates)
-        graph, lost = graph_of(species, positions, cell, neighbor.rows), neighbor.rows.overflow
-        if perturbation is None:
-            shape = neighbor.rows.shape
+        graph, lost, shape = graph_of(species, positions, cell, neighbor.rows), neighbor.rows.overflow, neighbor.rows.shape
+        # A perturbation may bring in more neighbours than there are slots for, and `update` does not see it.
+        if shape.near_slots < shape.slots and perturbation is None:
             graph, degrees = prune(graph, shape.cutoff, shape.near_slots)
             lost |= jnp.any(degrees > shape.near_slots)
-            vectors = edge_vectors(graph)
-        else:  # which may bring in more neighbours than there are slots for: `update` does not see it
-            vectors = jax_md_space().raw_transform(jnp.asarray(perturbation), edge_vectors(graph))
+        vectors = edge_vectors(graph)
+        if perturbation is not None:
+            vectors = jax_md_space().raw_transform(jnp.asarray(perturbation), vectors)
         dtype = jnp.result_type(*jax.tree.leaves(params))
         energy = jnp.sum(energies_of(function(params, vectors.astype(dtype), graph)).astype(R.dtype))
         return energy * jnp.where(lost, jnp.nan, 1)  # a factor: derivatives are NaN, too

@@ -23,7 +23,15 @@ MOST_BINS = 4  # times the number of atoms; empty bins cost memory and nothing e
 _build = jax.jit(build, static_argnums=0)
 
 
-def shape_for(positions: np.ndarray, cell: np.ndarray, pbc: Pbc, cutoff: float, skin: float, extra: int = 0) -> ListShape:
+def shape_for(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: Pbc,
+    cutoff: float,
+    skin: float,
+    extra: int = 0,
+    near_headroom: float | None = NEAR_HEADROOM,
+) -> ListShape:
     """A shape that holds this structure with some room.
 
     Args:
@@ -33,6 +41,8 @@ def shape_for(positions: np.ndarray, cell: np.ndarray, pbc: Pbc, cutoff: float, 
       cutoff: Angstrom.
       skin: Angstrom, 0 or more.
       extra: further slots.
+      near_headroom: slots within the cutoff, relative to those that the structure needs, at most those of the list;
+        None: as many as these.
 
     Raises:
       DataError: positions or cell that are not finite, a cell so flat that the skin spans it, or more atoms and images than there are
@@ -46,7 +56,7 @@ def shape_for(positions: np.ndarray, cell: np.ndarray, pbc: Pbc, cutoff: float, 
     slots = round_slots(min(degree * HEADROOM, most) + extra)
     bins, reach = _bins_for(positions, cell, pbc, cutoff + skin, skin)
     occupancy = _occupancy(positions, cell, pbc, bins, cutoff + skin)
-    near_slots = min(round_slots(min(near * NEAR_HEADROOM, most) + extra), slots)
+    near_slots = slots if near_headroom is None else min(round_slots(min(near * near_headroom, most) + extra), slots)
     shape = ListShape(float(cutoff), float(skin), pbc, slots, near_slots, bins, reach, _room(occupancy, len(positions)))
     images = np.prod([2 * -(-r // b) + 1 for r, b in zip(reach, bins, strict=True)])
     if len(positions) * int(images) >= EMPTY or len(positions) * shape.slots >= EMPTY:

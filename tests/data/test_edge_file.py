@@ -152,6 +152,7 @@ def test_another_process_may_be_first(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.thorough
 def test_processes_share_a_folder(tmp_path):
     """They come to a damaged file at the same time, make it anew, and all have the right edges."""
     graphs(tmp_path)

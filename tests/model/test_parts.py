@@ -175,7 +175,7 @@ def test_derivatives_of_harmonics_are_those_of_plain_differentiation():
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("degree", [0, 1, 4, 6])
+@pytest.mark.parametrize("degree", [0, 1, 5])
 def test_harmonics_are_those_of_e3nn(degree):
     v = jax.random.normal(jax.random.key(0), (4, 3))
     irreps = e3nn.Irreps.spherical_harmonics(degree)

@@ -14,7 +14,7 @@ from ase.neighborlist import neighbor_list
 from ase.optimize import FIRE
 
 import macejax
-from macejax.config import ModelConfig
+from macejax.config import ConfigError, ModelConfig
 from macejax.data.batch import batch, capacity_for, round_slots
 from macejax.data.read import from_atoms
 from macejax.data.structure import DataError
@@ -208,7 +208,7 @@ def test_energies_are_of_the_edges_within_the_cutoff():
         return morse(params, vectors, graph)
 
     atoms = copper((2, 2, 2))
-    neighbor_fn, energy_fn, R, box = setup(atoms, True, dr_threshold=2.5, site_energy=counting)
+    neighbor_fn, energy_fn, R, box = setup(atoms, True, dr_threshold=2.5, site_energy=counting, near_capacity=1.1)
     exact = most_neighbors_of(atoms, MODEL.config.cutoff)
     neighbor = neighbor_fn.allocate(R)
     energy = jax.jit(jax.value_and_grad(energy_fn, argnums=1))
@@ -235,7 +235,7 @@ def test_energies_are_of_the_edges_within_the_cutoff():
 def test_a_perturbation_may_bring_edges_in():
     """More of them than there are slots within the cutoff."""
     atoms = copper((2, 2, 2))
-    neighbor_fn, energy_fn, R, box = setup(atoms, True, dr_threshold=1.0)
+    neighbor_fn, energy_fn, R, box = setup(atoms, True, dr_threshold=1.0, near_capacity=1.1)
     neighbor = neighbor_fn.allocate(R)
     perturbation = np.diag([0.92, 0.93, 0.95])
     value = energy_fn(MODEL.params, R, neighbor, perturbation=perturbation)
@@ -381,6 +381,8 @@ def test_float32():
 
 
 def test_refusals():
+    with pytest.raises(ConfigError, match="near_capacity must be 1 or more, not 0.9"):
+        jaxmd.potential(MODEL, [29], 10.0, near_capacity=0.9)
     with pytest.raises(DataError, match="there is no atom"):
         jaxmd.potential(MODEL, [], 10.0)
     with pytest.raises(DataError, match="Au"):

@@ -112,6 +112,7 @@ def test_training_from_a_model(tmp_path, capsys, monkeypatch):
     assert "start.mace" in reports[0].facts["start"] and "2 of its 3 elements" in reports[0].facts["start"]
 
 
+@pytest.mark.thorough
 def test_frozen_parts_keep_their_weights(tmp_path, capsys):
     """To the bit, through two stages and the average; the others learn."""
     frozen = {f"optimizer.rate_factors.{part}": 0.0 for part in ("embedding", "interactions", "products")}
