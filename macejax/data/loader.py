@@ -136,9 +136,13 @@ class Loader:
     def _step(self, permutation: np.ndarray, step: int) -> Step:
         bins = self._bins(permutation, step)
         capacity = smallest_fit(self.capacities, need(self._sizes, bins))
-        announce(self._graphs[member].receivers for device in self._devices for member in bins[device])
-        batches = [
-            batch([self._graphs[member] for member in bins[device]], capacity, self._dtype, like=self._graphs[0])
-            for device in self._devices
-        ]
-        return Step(stack(batches), np.concatenate([bins[device] for device in self._devices]))
+        own = [bins[device] for device in self._devices]
+        return Step(stack(make_batches(self._graphs, own, capacity, self._dtype)), np.concatenate(own))
+
+
+def make_batches(
+    graphs: Sequence[Graph], bins: Sequence[Sequence[int] | np.ndarray], capacity: Capacity, dtype: Any
+) -> list[jraph.GraphsTuple]:
+    """A batch of each of the bins, which hold numbers of graphs."""
+    announce(graphs[member].receivers for members in bins for member in members)
+    return [batch([graphs[member] for member in members], capacity, dtype, like=graphs[0]) for members in bins]

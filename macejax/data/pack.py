@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from macejax.data.batch import Capacity, batch, stack
-from macejax.data.edge_file import announce
+from macejax.data.batch import Capacity, stack
 from macejax.data.graph import Graph
-from macejax.data.loader import Step
+from macejax.data.loader import Step, make_batches
 from macejax.data.shapes import Sizes, choose_capacities, need, sizes_of, smallest_fit, with_classes
 
 OPEN_BINS = 32  # bins that are tried for the next structure
@@ -37,15 +36,9 @@ class Packed(Sequence[Step]):
         return (self[number] for number in range(len(self)))  # that of Sequence takes an IndexError in a batch for the end
 
     def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[k] for k in range(len(self))[number]]
         group = self._groups[number]
-        announce(self._graphs[member].receivers for members in group for member in members)
         padded = group + [[]] * ((self._num_devices or 1) - len(group))
-        batches = [
-            batch([self._graphs[member] for member in members], self._capacities[number], self._dtype, like=self._graphs[0])
-            for members in padded
-        ]
+        batches = make_batches(self._graphs, padded, self._capacities[number], self._dtype)
         return Step(batches[0] if self._num_devices is None else stack(batches), np.concatenate(group))
 
 

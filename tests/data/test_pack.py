@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from macejax.config import EmbeddingConfig
+from macejax.data import loader
+from macejax.data.batch import batch
 from macejax.data.graph import build_graph
 from macejax.data.pack import pack_all
 from tests import structures as zoo
@@ -49,6 +51,14 @@ def test_structures_of_like_degree_share_a_batch() -> None:
 def test_structure_larger_than_the_wish(graphs) -> None:
     steps = pack_all(graphs[:10], nodes=1)
     assert all(len(step.indices) == 1 for step in steps) and len(steps) == 10
+
+
+def test_batches_are_made_when_they_are_asked_for(graphs, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(loader, "batch", lambda *arguments, **options: made.append(1) or batch(*arguments, **options))
+    steps = pack_all(graphs, nodes=40)
+    assert not made
+    assert len(steps) > 2 and steps[1].indices.size and len(made) == 1
 
 
 def test_a_batch_that_cannot_be_made_is_no_end(graphs) -> None:
